@@ -1,0 +1,1 @@
+"""Doors to the package. They parse, call one function below, and print."""

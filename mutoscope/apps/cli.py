@@ -1,0 +1,219 @@
+"""The command line: parse, call one function below, print one line.
+
+Everything heavy is imported inside the command that needs it, so that `mutoscope --help` answers at once. What a user can
+put right ends as one line on stderr and exit code 2.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from mutoscope.core.errors import MutoscopeError, RequestError
+
+Fit = Literal["exact", "crop", "pad"]
+# Options that have no fixed default: the help shows their type and leaves "None" out.
+OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
+
+
+def generate(
+    prompt: Annotated[Positional[str], arg(metavar="PROMPT")],
+    /,
+    model: str = "stiv/toy",
+    image: OptionalPath = None,
+    last_image: OptionalPath = None,
+    video: OptionalPath = None,
+    fit: Fit = "exact",
+    num_frames: OptionalInt = None,
+    height: OptionalInt = None,
+    width: OptionalInt = None,
+    fps: OptionalFloat = None,
+    steps: OptionalInt = None,
+    guidance: OptionalFloat = None,
+    image_guidance: OptionalFloat = None,
+    solver: OptionalText = None,
+    seed: int = 0,
+    count: int = 1,
+    out: Path = Path("outputs"),
+    device: OptionalText = None,
+) -> None:
+    """Generate videos from a sentence, and from pictures or a clip where given.
+
+    Args:
+        prompt: What the video should show, in English or Chinese.
+        model: family/preset of a bundled model, or a weights file that training wrote.
+        image: Picture that becomes the first frame.
+        last_image: Picture that becomes the last frame.
+        video: Clip to continue: its last four frames become the first four.
+        fit: What to do with a picture of another size: refuse it (exact), scale and cut the edges (crop), or scale and
+            add grey edges (pad).
+        num_frames: Frames; the model's own number if not given, as for the options below.
+        height: Pixels.
+        width: Pixels.
+        fps: Frames a second, as played.
+        steps: Sampling steps.
+        guidance: How strongly to follow the prompt and the pictures; 1 is as trained.
+        image_guidance: How strongly to follow the pictures, if not as the prompt.
+        solver: euler, heun or adams-bashforth.
+        seed: Of the noise; the same seed gives the same file on the same machine.
+        count: How many videos, with seeds seed, seed + 1, ...
+        out: Folder, or a file ending in .mp4, .webm, .gif or .png.
+        device: cpu, cuda, mps; the best there is, if not given.
+    """
+    from mutoscope.apps import jobs
+
+    job = jobs.GenerateJob(
+        prompt=prompt,
+        model=model,
+        image=image,
+        last_image=last_image,
+        video=video,
+        fit=fit,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=fps,
+        steps=steps,
+        guidance=guidance,
+        image_guidance=image_guidance,
+        solver=solver,
+        seed=seed,
+        count=count,
+        out=out,
+        device=device,
+    )
+    for path in jobs.generate(job):
+        print(path)
+
+
+def demo(out: Path = Path("outputs/demo"), device: OptionalText = None) -> None:
+    """Generate a few videos from the bundled weights and say where they are.
+
+    Args:
+        out: Folder to write to.
+        device: cpu, cuda, mps; the best there is, if not given.
+    """
+    from mutoscope.apps import jobs
+
+    videos, sheet = jobs.demo(out, device)
+    print(f"{len(videos)} videos are in {out}; {sheet} shows them all")
+
+
+def models() -> None:
+    """List the models, their sizes, and whether their weights are here."""
+    from mutoscope.apps import jobs
+
+    jobs.print_models()
+
+
+def train(
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")],
+    /,
+    out: Path,
+    override: Annotated[tuple[str, ...], arg(name="set")] = (),
+    device: OptionalText = None,
+) -> None:
+    """Train by a recipe; the same command goes on where a run was stopped.
+
+    Args:
+        recipe: A recipe file (.py), or the resolved recipe (.json) beside an earlier run.
+        out: Folder of the run.
+        override: Changes to the recipe, such as phases.0.steps=100.
+        device: cpu, cuda, mps; the best there is, if not given.
+    """
+    from mutoscope.core import config
+    from mutoscope.pipeline import best_device
+    from mutoscope.train.loop import run
+    from mutoscope.train.recipe import Recipe
+
+    weights = run(config.override(config.load_recipe(recipe, Recipe), override), out, device=device or best_device())
+    print(f"trained: {weights}")
+
+
+def evaluate(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    /,
+    suite: Literal["world"] = "world",
+    out: OptionalPath = None,
+    sets: tuple[str, ...] = (),
+    limit: OptionalInt = None,
+    batch_size: int = 16,
+    device: OptionalText = None,
+) -> None:
+    """Measure a model; the same command goes on where a measurement was stopped.
+
+    Args:
+        model: family/preset of a bundled model, or a weights file that training wrote.
+        suite: What to measure. world: prompts of the procedural world, judged from pixels by its oracle.
+        out: Folder for samples and result; outputs/evaluate/MODEL if not given.
+        sets: Parts of the suite; all that make up its main figures if not given.
+        limit: Samples of each part, to try the command out.
+        batch_size: Clips sampled at once.
+        device: cpu, cuda, mps; the best there is, if not given.
+    """
+    from mutoscope.apps import jobs
+
+    jobs.evaluate(model, suite, out, sets, limit, batch_size, device)
+
+
+def world(
+    what: Positional[Literal["clips", "footage"]],
+    /,
+    out: Path,
+    count: int = 16,
+    seed: int = 0,
+    height: OptionalInt = None,
+    width: OptionalInt = None,
+    split: Literal["train", "held_out", "any"] = "train",
+) -> None:
+    """Write examples of the procedural world, with captions and exact truth.
+
+    Args:
+        what: clips: one scene each, 16 frames of 64x64. footage: long raw videos of many shots, 320x240, with cuts,
+            dissolves and fades.
+        out: Folder to write to.
+        count: How many.
+        seed: Of the first; the others count up from it.
+        height: Pixels.
+        width: Pixels.
+        split: Which attribute combinations to draw from.
+    """
+    from mutoscope.worlds import footage
+
+    if what == "clips":
+        footage.write_clips(out, count, seed, (height or 64, width or 64), 16, split)
+    else:
+        footage.write_footage(out, count, seed, (height or 240, width or 320))
+    print(f"{out}: {count} videos, with what they show")
+
+
+COMMANDS = {
+    "generate": generate,
+    "demo": demo,
+    "models": models,
+    "train": train,
+    "evaluate": evaluate,
+    "world": world,
+}
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="mutoscope", description="One package for the whole life of a video generator."
+        )
+    except MutoscopeError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("Stopped. Nothing half-written was left behind.")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,68 @@
+"""What every autoencoder offers, and the one place that knows which sizes it takes.
+
+    video "B 3 T H W" in [-1, 1]  --encode-->  latents "B C t h w", zero mean and unit deviation in each channel
+    latents "B C t h w"           --decode-->  video "B 3 T H W" in [-1, 1]
+                                  --decode_stream-->  the same frames in order, in groups that fit in memory
+
+No other file knows how many latents a size gives: ask ``latent_shape``. A size that does not fit is refused, and the
+message names the nearest one that does.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Size(NamedTuple):
+    """The size of a clip: frames, and pixels down and across."""
+
+    num_frames: int
+    height: int
+    width: int
+
+
+class LatentShape(NamedTuple):
+    """The shape of a clip's latents: channels, then the compressed grid."""
+
+    channels: int
+    t: int
+    h: int
+    w: int
+
+
+class Patch(NamedTuple):
+    """The latents that a network joins into one token, along time and along each side of the frame."""
+
+    time: int = 1
+    space: int = 1
+
+
+class Autoencoder(Protocol):
+    """Turn pixels into normalised latents and latents into pixels."""
+
+    def encode(self, video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        """Encode a video in [-1, 1] into latents of zero mean and unit deviation."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        """Decode latents into a video in [-1, 1]."""
+        ...
+
+    def decode_stream(self, latents: Float[Tensor, "B C t h w"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
+        """Yield the frames of ``decode`` in order, a group at a time."""
+        ...
+
+    def latent_shape(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> LatentShape:
+        """Return the shape of the latents of a clip, or refuse a size that does not fit."""
+        ...
+
+    def nearest_size(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> Size:
+        """Return the legal size nearest to the one given."""
+        ...
+
+
+def nearest_multiple(value: int, multiple: int) -> int:
+    """Return the positive multiple of ``multiple`` nearest to ``value``; of two as near, the greater."""
+    return max(1, (2 * value + multiple) // (2 * multiple)) * multiple

@@ -1,0 +1,106 @@
+"""Weights on disk: safetensors only, written whole, read whole, loaded strictly."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mutoscope.core.errors import WeightsError
+from mutoscope.core.files import replacing
+
+NAMES_SHOWN = 3  # of each kind of mismatch, to keep an error on one line
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write `tensors` to a safetensors file that appears whole or not at all.
+
+    Args:
+        path: final name, ending in ``.safetensors``.
+        tensors: tensors by name, on any device; tied ones are written once for each name.
+        metadata: text by name, such as the JSON of a config under "config".
+
+    Raises:
+        MutoscopeError: the file cannot be written.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(_separate(tensors), temporary, dict(metadata))
+        except SafetensorError as error:
+            raise WeightsError(
+                f"cannot write {path}: {error}. Free some space there, or name another folder."
+            ) from error
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file.
+
+    Returns:
+        Tensors by name, on the CPU in the type they were stored in, and the metadata.
+
+    Raises:
+        WeightsError: there is no such file, or it is not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise WeightsError(f"there are no weights at {path}. Check the name, or make them again.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file ({error}). Download it or make it again."
+        ) from error
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Fill every parameter and buffer of `module`, in the module's own types and on its own device.
+
+    Args:
+        module: network to fill.
+        tensors: exactly its state, by name.
+        source: where the tensors came from, for the error.
+
+    Raises:
+        WeightsError: a name is missing, not known, or has another shape or kind. Nothing is changed then.
+    """
+    own = module.state_dict()
+    shared = [name for name in own if name in tensors]
+    problems = {
+        "missing": [name for name in own if name not in tensors],
+        "unknown": [name for name in tensors if name not in own],
+        "of another shape or kind": [
+            f"{name} (given {_describe(tensors[name])}, needs {_describe(own[name])})"
+            for name in shared
+            if _describe(tensors[name]) != _describe(own[name])
+        ],
+    }
+    if any(problems.values()):
+        summary = "; ".join(f"{len(names)} {problem}: {_few(names)}" for problem, names in problems.items() if names)
+        raise WeightsError(
+            f"{source} does not fit {type(module).__name__}: {summary}. Choose the model that they were made for."
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give every tensor memory of its own, which safetensors asks for; copy only those that share some."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().to("cpu").contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(storage.data_ptr())
+        separate[name] = tensor
+    return separate
+
+
+def _describe(tensor: Tensor) -> str:
+    kind = "float" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+    return f"{kind} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

@@ -1,0 +1,192 @@
+"""What a model file must offer, and how it is found by name.
+
+A family is one module here, ``mutoscope/models/<name>.py``, whose last statement is ``FAMILY = Family(...)``. Nothing
+lists the families: a file that is there is one (docs/adding-a-family.md). A model is a family and one of its presets,
+``stiv/toy``; hyphen and underscore do as well as the slash, and a family alone means its default preset.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from mutoscope import models
+from mutoscope.core.errors import RequestError
+from mutoscope.diffusion.guidance import Guidance
+from mutoscope.diffusion.process import Process
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model may be told of a clip besides its prompt.
+
+    Args:
+        height: of the clip before it was resized or cropped, in pixels. To ask for sharp pictures: the size asked for.
+        width: the same, across.
+        num_frames: frames of the clip as the model sees it.
+        crop_top: pixels cut away above, after resizing.
+        crop_left: pixels cut away at the left, after resizing.
+        stride: frames of the source from one frame of the clip to the next, at least 1.
+    """
+
+    height: int
+    width: int
+    num_frames: int
+    crop_top: int = 0
+    crop_left: int = 0
+    stride: int = 1
+
+
+class Condition(Protocol):
+    """All that a network sees besides the noisy latents and the time: tensors whose first axis is the sample."""
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Return some of the samples."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same on another device."""
+        ...
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Join batches along the samples, padding text to the longest; for guidance, first one branch, then the next."""
+        ...
+
+
+class Config(Protocol):
+    """What the rest of the package asks of a network's config; the rest of its fields are the family's own."""
+
+    @property
+    def patch_size(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns that make one token."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        ...
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the text tokens and of the pooled text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a family is sampled unless the request says otherwise.
+
+    Args:
+        steps: sampling steps, at least 1.
+        sampler: a function of `diffusion.samplers`.
+        guidance: scales and renormalisation.
+        shift: of the grid of times; 1 leaves it even.
+    """
+
+    steps: int
+    sampler: Literal["euler", "heun", "adams_bashforth"]
+    guidance: Guidance
+    shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """What a request may bring besides sizes, which the autoencoder knows.
+
+    Args:
+        given: which frames may be given clean: none, the first alone, or any.
+    """
+
+    given: Literal["none", "first", "any"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One published system, or one of our own.
+
+    Args:
+        name: of its module.
+        network: builds the network from a config. Its forward takes (latents "B C T H W", t " B", condition) and
+            returns a velocity, on the clock of `diffusion.process`.
+        presets: configs by name; one is ``tiny``, small enough for tests.
+        default: the preset meant when none is named.
+        parameters: number of parameters of each preset, as counted without allocating it.
+        process: how it is trained.
+        autoencoder: class of the autoencoder whose latents it makes.
+        encoder: class of the text encoder whose tokens it reads.
+        condition: (text tokens, facts of each sample) -> condition.
+        sampling: defaults.
+        accepts: what a request may bring.
+        keys: for each published layout of weights, published name -> ours.
+        inflate: (weights of an image model, config of a video model) -> weights to start training the video model from;
+            None if the family has no image model.
+    """
+
+    name: str
+    network: Callable[[Any], nn.Module]
+    presets: Mapping[str, Any]
+    default: str
+    parameters: Mapping[str, int]
+    process: Process
+    autoencoder: type[nn.Module]
+    encoder: type[nn.Module]
+    condition: Callable[..., Any]
+    sampling: Sampling
+    accepts: Accepts
+    keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    inflate: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]] | None = None
+
+
+def families() -> list[str]:
+    """Return the names of all families, sorted: the modules beside this one."""
+    own = __name__.rpartition(".")[2]
+    return sorted(module.name for module in pkgutil.iter_modules(models.__path__) if module.name != own)
+
+
+def find(name: str) -> tuple[Family, Any]:
+    """Return the family that a model name means, and the config of its preset.
+
+    Args:
+        name: ``family/preset`` or ``family``; a hyphen or an underscore will do for the slash.
+
+    Raises:
+        RequestError: there is no such model; names the nearest one.
+    """
+    family, preset = resolve(name)
+    return load(family), load(family).presets[preset]
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """Return the names of the family and the preset that a model name means.
+
+    Raises:
+        RequestError: there is no such model; names the nearest one.
+    """
+    wanted = _plain(name)
+    for family in sorted(families(), key=len, reverse=True):  # a variant, hunyuan_avatar, before its parent
+        if wanted == family:
+            return family, load(family).default
+        if wanted.startswith(f"{family}_"):
+            presets = {_plain(preset): preset for preset in load(family).presets}
+            preset = presets.get(wanted.removeprefix(f"{family}_"))
+            if preset is not None:
+                return family, preset
+    every = [f"{family}/{preset}" for family in families() for preset in load(family).presets]
+    nearest = difflib.get_close_matches(wanted, [_plain(model) for model in every], n=1, cutoff=0.0)
+    suggestion = next(model for model in every if _plain(model) == nearest[0])
+    raise RequestError(f"model {name!r} is not known. There are {', '.join(every)}. Did you mean {suggestion}?")
+
+
+def load(family: str) -> Family:
+    """Import a family by its exact name."""
+    return importlib.import_module(f"{models.__name__}.{family}").FAMILY
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("/", "_").replace("-", "_")

@@ -1,0 +1,1 @@
+"""From shards to weights: recipes, phases, the step, the loop. Start reading at ``step.py``."""

@@ -1,0 +1,296 @@
+"""Run a recipe: phase after phase, and onward from wherever it was stopped.
+
+    out/recipe.json                    the resolved recipe
+    out/<phase>/checkpoints/           the last two; each goes on to the same losses, to the last bit
+    out/<phase>/log.jsonl              one line every ``log_every`` steps (and TensorBoard beside it, if installed)
+    out/<phase>/samples/step-NNNNNN.gif
+    out/<phase>/weights.safetensors    when the phase is done: the averaged weights, as published
+
+The same call resumes. A stop (Ctrl-C) finishes the step and saves; a kill loses the steps since the last checkpoint, and
+they are taken again exactly. "Exactly" holds on one kind of machine with the same number of threads.
+"""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from mutoscope.core import config, rng, weights
+from mutoscope.core.dist import print0
+from mutoscope.core.errors import MutoscopeError, RecipeError, WeightsError
+from mutoscope.core.log import RunLog, progress
+from mutoscope.data import loader
+from mutoscope.train import precompute
+from mutoscope.train.optim import learning_rate
+from mutoscope.train.recipe import PREVIOUS, Phase, Recipe
+from mutoscope.train.state import TrainState, averaged_weights, checkpoints
+from mutoscope.train.step import Batch, Objective, train_step
+
+RECIPE = "recipe.json"
+WEIGHTS = "weights.safetensors"
+MAY_GROW = ("steps",)
+MAY_CHANGE = ("save_every", "log_every", "sample_every")
+
+OnStep = Callable[[str, int, Mapping[str, float]], None]
+
+
+class Interrupted(MutoscopeError):
+    """The user asked to stop, and everything is saved."""
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    prefetch: int = 2,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Run a recipe, or go on with it.
+
+    Args:
+        recipe: what to do.
+        out: folder of the run; the same folder and recipe go on where it stopped.
+        device: where the module is trained.
+        prefetch: batches made ahead on another thread.
+        on_step: called after each step with the phase's name, the step and its numbers.
+
+    Returns:
+        The published weights of the last phase, or ``out`` when the recipe trains nothing.
+
+    Raises:
+        RecipeError: if the folder was begun with another recipe.
+        Interrupted: after Ctrl-C, when all is saved.
+    """
+    out = Path(out)
+    _take_up(recipe, out)
+    done = out
+    before: Path | None = None
+    with _stop_signal() as stop:
+        for phase in recipe.phases:
+            if isinstance(phase, Phase):
+                _train(recipe, phase, out / phase.name, before, torch.device(device), prefetch, stop, on_step)
+                before, done = out / phase.name, out / phase.name / WEIGHTS
+            else:
+                precompute.encode(phase, device=device, stop=stop)
+            if stop.is_set():
+                raise Interrupted(f"Stopped after phase {phase.name}; all is saved. The same command goes on.")
+    return done
+
+
+def _train(
+    recipe: Recipe,
+    phase: Phase,
+    folder: Path,
+    before: Path | None,
+    device: torch.device,
+    ahead: int,
+    stop: threading.Event,
+    on_step: OnStep | None,
+) -> None:
+    """Bring one phase to its last step."""
+    saved = checkpoints(folder / "checkpoints")
+    if (folder / WEIGHTS).exists() and saved and _step_of(saved[-1]) >= phase.steps:
+        print0(f"{phase.name}: done before")
+        return
+    objective, state = _begin(recipe, phase, folder, before, device)
+    data = {"sample_count": json.dumps(objective.sample_count)}
+    _restore(state, folder, data)
+    per_micro = phase.batch_size // phase.micro_batches
+
+    def make(step: int) -> list[Batch]:
+        ids = loader.sample_ids(recipe.seed, step, phase.batch_size, objective.sample_count)
+        return [objective.batch(ids[at : at + per_micro], step) for at in range(0, len(ids), per_micro)]
+
+    log = RunLog(folder, resume_at=state.step + 1)
+    batches = loader.prefetch(make, state.step + 1, phase.steps, ahead=ahead)
+    try:
+        with progress(phase.steps, phase.name, done=state.step) as bar:
+            meter = _Meter(state, phase)
+            for step, batch in enumerate(batches, start=state.step + 1):
+                metrics = train_step(
+                    objective,
+                    state,
+                    batch,
+                    phase.batch_size,
+                    lr=learning_rate(
+                        step, peak=phase.lr, warmup_steps=phase.warmup_steps, steps=phase.steps, schedule=phase.schedule
+                    ),
+                    clip=phase.clip,
+                    ema_decay=phase.ema_decay,
+                    precision=phase.precision,
+                )
+                bar.advance(1, loss=metrics["loss"])
+                if line := meter.add(metrics):
+                    log.scalars(step, line)
+                if on_step is not None:
+                    on_step(phase.name, step, metrics)
+                if phase.sample_every and step % phase.sample_every == 0:
+                    with meter.paused():
+                        _sample(objective, state, folder)
+                if step % phase.save_every == 0 or step == phase.steps or stop.is_set():
+                    with meter.paused():
+                        state.save(folder / "checkpoints", data)
+                if stop.is_set() and step < phase.steps:
+                    raise Interrupted(
+                        f"Stopped in phase {phase.name} after step {step} of {phase.steps}; all is saved. "
+                        "The same command goes on."
+                    )
+    finally:
+        batches.close()
+        log.close()
+    objective.export(state.ema, folder / WEIGHTS)
+
+
+def _begin(
+    recipe: Recipe, phase: Phase, folder: Path, before: Path | None, device: torch.device
+) -> tuple[Objective, TrainState]:
+    """Build what a phase trains, with the weights that it starts from."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.generator(recipe.seed, "weights", phase.name).initial_seed())
+        objective = phase.objective.build(recipe.seed)
+    if phase.start_from is not None and not checkpoints(folder / "checkpoints"):
+        tensors, source = _starting_weights(phase.start_from, before)
+        objective.start(tensors, source=source)
+    objective.module.to(device).train()
+    return objective, TrainState.begin(objective.module, phase.optimizer.build(objective.module))
+
+
+def _starting_weights(start_from: str, before: Path | None) -> tuple[dict[str, Tensor], str]:
+    if start_from == PREVIOUS and before is not None:
+        path = checkpoints(before / "checkpoints")[-1]
+        return averaged_weights(path), str(path)
+    return weights.read(Path(start_from))[0], start_from
+
+
+def _restore(state: TrainState, folder: Path, data: Mapping[str, str]) -> None:
+    """Take up the newest checkpoint that can be read, if there is any."""
+    for path in reversed(checkpoints(folder / "checkpoints")):
+        try:
+            metadata = state.restore(path)
+        except WeightsError as error:
+            print0(f"{path.name} cannot be used ({error}); trying the one before")
+            continue
+        if metadata["sample_count"] != data["sample_count"]:
+            raise RecipeError(
+                f"{folder} was trained on {metadata['sample_count']} samples, now there are {data['sample_count']}. "
+                "Bring the data back as it was, or give another --out."
+            )
+        print0(f"{folder.name}: going on after step {state.step}")
+        return
+    if checkpoints(folder / "checkpoints"):
+        raise WeightsError(f"No checkpoint in {folder} can be read. Delete that folder to begin the phase again.")
+
+
+def _sample(objective: Objective, state: TrainState, folder: Path) -> None:
+    video = objective.preview(state.ema, state.step)
+    if video is not None:
+        (folder / "samples").mkdir(exist_ok=True)
+        ending = "png" if video.num_frames == 1 else "gif"
+        video.save(folder / "samples" / f"step-{state.step:06d}.{ending}")
+
+
+class _Meter:
+    """Means over the steps since the last line of the log, kept in the state so that a stop does not change them."""
+
+    def __init__(self, state: TrainState, phase: Phase) -> None:
+        self.state, self.phase = state, phase
+        self.steps_timed, self.began = 0, time.perf_counter()
+
+    def add(self, metrics: Mapping[str, float]) -> dict[str, float] | None:
+        """Take in a step; return the line to log when it is due."""
+        pending = self.state.pending
+        for name, value in {**metrics, "steps": 1.0}.items():
+            pending[name] = pending.get(name, 0.0) + value
+        self.steps_timed += 1
+        if self.state.step % self.phase.log_every and self.state.step != self.phase.steps:
+            return None
+        line = {name: value / pending["steps"] for name, value in pending.items() if name != "steps"}
+        line["lr"] = self.state.optimizer.param_groups[0]["lr"]
+        line["samples_per_second"] = self.steps_timed * self.phase.batch_size / (time.perf_counter() - self.began)
+        pending.clear()
+        self.steps_timed, self.began = 0, time.perf_counter()
+        return line
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what is done inside out of the time."""
+        paused = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - paused
+
+
+def _take_up(recipe: Recipe, out: Path) -> None:
+    """Keep the resolved recipe beside the run; refuse a folder that was begun with another one."""
+    path = out / RECIPE
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecipeError(f"{path} is damaged. Delete it to go on with the recipe given.") from error
+        _refuse_changes(found, config.to_json(recipe), recipe, out)
+    out.mkdir(parents=True, exist_ok=True)
+    config.save_resolved(recipe, path)
+
+
+def _refuse_changes(found: dict, wanted: dict, recipe: Recipe, out: Path) -> None:
+    """Compare two resolved recipes; only more steps, more phases, or another cadence may differ."""
+    for where, old, new in _differences(found, wanted):
+        parts = where.split(".")
+        if parts[0] == "phases" and len(parts) == 3 and parts[2] in MAY_CHANGE:
+            continue
+        if parts[0] == "phases" and len(parts) == 3 and parts[2] in MAY_GROW and new > old:
+            later = [phase.name for phase in recipe.phases[int(parts[1]) + 1 :]]
+            begun = [name for name in later if checkpoints(out / name / "checkpoints")]
+            if not begun:
+                continue
+            raise RecipeError(f"{where} grew from {old} to {new}, but phase {begun[0]} has begun from it. Give another --out.")
+        if parts[0] == "phases" and len(parts) == 2 and old is None:
+            continue
+        raise RecipeError(f"{out} was begun with {where}={old}, now it is {new}. Put it back, or give another --out.")
+
+
+def _differences(old: object, new: object, where: str = "") -> Iterator[tuple[str, object, object]]:
+    """Yield dotted name, old and new value of each leaf in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old | new:
+            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif isinstance(old, list) and isinstance(new, list):
+        for index in range(max(len(old), len(new))):
+            pair = (values[index] if index < len(values) else None for values in (old, new))
+            yield from _differences(*pair, f"{where}.{index}")
+    elif old != new:
+        yield where, old, new
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C (or a polite kill) into a flag; the second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print0("stopping after this step; once more to stop at once")
+
+    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

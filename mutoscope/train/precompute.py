@@ -1,0 +1,269 @@
+"""Turn clips into latents once, before training: render a world or read a folder of videos, encode, write shards.
+
+    WorldClips or FolderClips --workers--> frames "T H W 3" --autoencoder--> latents "C T h w" --> data/shards.py
+
+Shards that are whole are never made again, so the same call goes on after a stop. A world's captions are not stored: they
+are drawn from the scene while training, so each epoch reads new ones.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from mutoscope.autoencoders.toy import ToyAutoencoder, ToyConfig
+from mutoscope.core import config, weights
+from mutoscope.core.dist import print0
+from mutoscope.core.errors import MediaError, RecipeError, WeightsError
+from mutoscope.core.log import progress
+from mutoscope.core.video import Video, probe
+from mutoscope.data import shards
+from mutoscope.data.schema import Caption, Clip
+from mutoscope.worlds.render import render
+from mutoscope.worlds.scene import Split, sample
+
+Frames = UInt8[np.ndarray, "T H W 3"]
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+AT_ONCE = 16  # clips encoded together
+
+
+@dataclass(frozen=True)
+class WorldClips:
+    """Clips of the procedural world.
+
+    Args:
+        count: how many.
+        first_seed: seed of the first scene; the others follow.
+        split: which attribute combinations, see ``worlds.scene``.
+        num_frames: frames of a clip.
+        height: pixels down.
+        width: pixels across.
+        fps: frames a second that the clips are said to have.
+    """
+
+    count: int
+    first_seed: int = 0
+    split: Split = "train"
+    num_frames: int = 16
+    height: int = 64
+    width: int = 64
+    fps: int = 8
+
+    def listing(self) -> list["_WorldClip"]:
+        """Return every clip, still to be rendered."""
+        return [_WorldClip(self, seed) for seed in range(self.first_seed, self.first_seed + self.count)]
+
+
+@dataclass(frozen=True)
+class FolderClips:
+    """Clips of real videos or pictures, with captions in a table.
+
+    Args:
+        folder: where the files are.
+        captions: a .csv with the columns file, caption and, if wanted, language and length; or .jsonl with these keys. A
+            file in several rows has several captions.
+        num_frames: frames of a clip; 1 for pictures.
+        height: pixels down, after resizing.
+        width: pixels across, after resizing.
+        fps: frames a second to which videos are brought.
+        fit: ``crop`` fills the frame and cuts off what stands over; ``stretch`` changes the aspect ratio.
+        windows: greatest number of clips, one after another, taken from one file.
+    """
+
+    folder: str
+    captions: str
+    num_frames: int = 16
+    height: int = 64
+    width: int = 64
+    fps: int = 8
+    fit: Literal["crop", "stretch"] = "crop"
+    windows: int = 1
+
+    def listing(self) -> list["_FileClip"]:
+        """Return every clip, still to be read; name the files that are too short.
+
+        Raises:
+            MediaError: if a file cannot be read, or all are too short.
+        """
+        listing: list[_FileClip] = []
+        for file, captions in _captions(Path(self.captions)).items():
+            path = Path(self.folder) / file
+            fits = min(self.windows, _frames_at(path, self.fps) // self.num_frames)
+            if fits == 0:
+                print0(f"{file} is left out: it has fewer than {self.num_frames} frames at {self.fps} a second")
+            listing += [_FileClip(self, file, window, captions) for window in range(fits)]
+        if not listing:
+            raise MediaError(
+                f"No file of {self.captions} has {self.num_frames} frames at {self.fps} a second. Lower num_frames or raise fps."
+            )
+        return listing
+
+
+@dataclass(frozen=True)
+class Precompute:
+    """A phase that writes latents.
+
+    Args:
+        name: of the phase.
+        source: which clips.
+        autoencoder: its weights file.
+        folder: where the shards go; recipes may share it.
+        shard_size: clips of a shard.
+        dtype: of the latents on disk.
+        workers: processes that render or decode; 0 does it in this one.
+    """
+
+    name: str
+    source: WorldClips | FolderClips
+    autoencoder: str
+    folder: str
+    shard_size: int = 256
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1 or self.workers < 0:
+            raise RecipeError(f"Phase {self.name}: shard_size must be at least 1 and workers at least 0.")
+
+
+def encode(task: Precompute, *, device: str | torch.device = "cpu", stop: threading.Event | None = None) -> None:
+    """Write the shards of a task that are not there yet.
+
+    Args:
+        task: what to encode and where to put it.
+        device: where the autoencoder runs.
+        stop: when set, the shard under way is finished and no other begun.
+
+    Raises:
+        RequestError: if the autoencoder does not take the size; before anything is rendered.
+        MediaError: if the folder holds latents of something else.
+    """
+    source, folder = task.source, Path(task.folder)
+    autoencoder = read_autoencoder(Path(task.autoencoder)).to(device)
+    autoencoder.latent_shape(source.num_frames, source.height, source.width)
+    clips = source.listing()
+    described = {name: value for name, value in config.to_json(source).items() if name != "count"}
+    fingerprint = fingerprint_of(Path(task.autoencoder))
+    shards.describe(
+        folder, {"source": described, "autoencoder": fingerprint, "shard_size": task.shard_size, "dtype": task.dtype}
+    )
+    groups = [clips[at : at + task.shard_size] for at in range(0, len(clips), task.shard_size)]
+    stored = shards.count(folder)
+    if stored > len(clips):
+        raise MediaError(f"{folder} holds {stored} clips, more than the {len(clips)} asked for. Give another folder.")
+    missing = [index for index, group in enumerate(groups) if shards.rows(folder, index) != len(group)]
+    if not missing:
+        print0(f"{task.name}: {stored} clips are there")
+        return
+    total = sum(len(groups[index]) for index in missing)
+    with progress(len(clips), task.name, done=len(clips) - total) as bar:
+        for index, made in zip(missing, _load_all([groups[index] for index in missing], task.workers), strict=True):
+            records, latents = [], []
+            while few := list(islice(made, AT_ONCE)):
+                latents.append(_encode([frames for frames, _ in few], source.fps, autoencoder, device))
+                records += [clip for _, clip in few]
+                bar.advance(len(few))
+            shards.write(folder, index, torch.cat(latents).to(DTYPES[task.dtype]), records)
+            if stop is not None and stop.is_set():
+                return
+
+
+def read_autoencoder(path: Path) -> ToyAutoencoder:
+    """Load an autoencoder's weights with the config that they carry, ready to use and frozen."""
+    tensors, metadata = weights.read(path)
+    if "config" not in metadata:
+        raise WeightsError(f"{path} carries no config, so it is no autoencoder of this package.")
+    autoencoder = ToyAutoencoder(config.from_json(ToyConfig, json.loads(metadata["config"])))
+    weights.load_into(autoencoder, tensors, source=str(path))
+    return autoencoder.eval().requires_grad_(False)
+
+
+def fingerprint_of(path: Path) -> str:
+    """Return what tells one weights file from another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@torch.no_grad()
+def _encode(
+    frames: Sequence[Frames], fps: int, autoencoder: ToyAutoencoder, device: str | torch.device
+) -> Float[Tensor, "B C t h w"]:
+    video = torch.cat([Video.from_array(one, fps).tensor() for one in frames])
+    return autoencoder.encode(video.to(device)).cpu()
+
+
+@dataclass(frozen=True)
+class _WorldClip:
+    source: WorldClips
+    seed: int
+
+    def load(self) -> tuple[Frames, Clip]:
+        s = self.source
+        frames = render(sample(self.seed, split=s.split), s.num_frames, s.height, s.width)
+        return frames, Clip(
+            id=f"{s.split}-{self.seed}",
+            source="world",
+            num_frames=s.num_frames,
+            height=s.height,
+            width=s.width,
+            fps=str(s.fps),
+            split=s.split,
+            scene_seed=self.seed,
+            source_height=s.height,
+            source_width=s.width,
+        )
+
+
+@dataclass(frozen=True)
+class _FileClip:
+    source: FolderClips
+    file: str
+    window: int
+    captions: tuple[Caption, ...]
+
+    def load(self) -> tuple[Frames, Clip]:
+        s = self.source
+        ...
+
+
+def _load_all(
+    groups: Sequence[Sequence[_WorldClip | _FileClip]], workers: int
+) -> Iterator[Iterator[tuple[Frames, Clip]]]:
+    """Yield each group's clips as they are rendered or decoded, in order; the group after is under way by then."""
+    if workers == 0:
+        for group in groups:
+            yield (clip.load() for clip in group)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
+        ahead: list[list[Future]] = []
+        upcoming = iter(groups)
+        while True:
+            ahead += [[pool.submit(clip.load) for clip in group] for group in islice(upcoming, 2 - len(ahead))]
+            if not ahead:
+                return
+            try:
+                yield (future.result() for future in ahead.pop(0))
+            except GeneratorExit:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
