@@ -2,11 +2,13 @@
 
     Request --prepare--> Prepared --sample--> latents "B C T H W" --decode--> frames --> Video
 
-`generate` is the three in a row. Validation in training enters there; alignment enters at `sample`, where trajectories are
-seen through `on_step`; a server calls the three by itself, to batch, preview and stop. A clip depends on its own request
+`generate` is the three in a row. Validation in training enters there; alignment enters at `sample`, where trajectories
+are seen through `on_step`; a server calls the three by itself, to batch, preview and stop. A clip depends on its own
+request
 alone: its noise is drawn from its seed, whatever else is in the batch.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,26 +18,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from mutoscope.autoencoders.base import Autoencoder, Patch
 from mutoscope.core import config, rng, weights
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
 from mutoscope.diffusion import samplers
-from mutoscope.diffusion.guidance import Guidance, guide
+from mutoscope.diffusion.guidance import Given, Guidance, guide
 from mutoscope.diffusion.samplers import OnStep
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import Encoder
-from mutoscope.models.family import Family, find
+from mutoscope.models.family import Condition, Facts, Family, find, resolve
 
-SOLVERS: Mapping[str, Callable[..., Tensor]] = {
+SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "euler": samplers.euler,
     "heun": samplers.heun,
-    "adams-bashforth": samplers.adams_bashforth,
+    "adams_bashforth": samplers.adams_bashforth,
 }
 DEFAULT_MODEL = "stiv/toy"
+BUNDLED = Path(str(resources.files("mutoscope") / "bundled"))
+# The bundled companions of a model, when none lie beside its own weights.
+AUTOENCODER, ENCODER = "autoencoder_toy.safetensors", "words.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Request:
         guidance: how strongly to follow the prompt, and the given pictures unless `image_guidance` says otherwise; 1 is
             as trained.
         image_guidance: how strongly to follow the given pictures.
-        solver: a name of `SOLVERS`.
+        sampler: a name of `SAMPLERS`.
         seed: of the noise, at least 0.
     """
 
@@ -66,8 +71,18 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     image_guidance: float | None = None
-    solver: str | None = None
+    sampler: str | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """The clips that a model was trained on, which it makes unless asked otherwise."""
+
+    num_frames: int = 16
+    height: int = 64
+    width: int = 64
+    fps: Fraction = Fraction(8)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Settings:
     fps: Fraction
     steps: int
     shift: float
-    solver: str
+    sampler: str
     guidance: Guidance
 
 
@@ -88,15 +103,14 @@ class Settings:
 class Prepared:
     """All that sampling needs; nothing here was slow to make.
 
-    `stacked` is the network's field over the guidance branches; see `guidance.guide`.
+    `condition` holds the batch once for each guidance branch, in the order in which `guidance.guide` stacks them.
     """
 
     settings: Settings
-    stacked: Callable[[Tensor, Tensor], Tensor]
+    condition: Condition
     noise: Float[Tensor, "B C T H W"]
     grid: Float[Tensor, " N"]
-    clean: Float[Tensor, "B C T H W"] | None
-    given: Bool[Tensor, "B T"] | None
+    given: Given | None
 
 
 class System:
@@ -108,20 +122,25 @@ class System:
         autoencoder: pixels <-> latents.
         encoder: prompts -> tokens.
         name: how messages and sidecars call it.
+        size: what it was trained on.
         autocast: type for matrix products, or None to keep the network's own.
+        fingerprint: SHA-256 of its weights file, where it came from one.
     """
 
     def __init__(
         self,
         family: Family,
-        network: torch.nn.Module,
+        network: nn.Module,
         autoencoder: Autoencoder,
         encoder: Encoder,
         name: str,
+        size: Size = Size(),
         autocast: torch.dtype | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.family, self.network, self.autoencoder, self.encoder = family, network, autoencoder, encoder
-        self.name, self.autocast = name, autocast
+        self.name, self.size, self.autocast, self.fingerprint = name, size, autocast, fingerprint
+        self.patch = Patch(network.config.patch_size[0], network.config.patch_size[1])
 
     @property
     def device(self) -> torch.device:
@@ -137,42 +156,53 @@ class System:
         own = self.family.sampling
         if not request.prompt.strip():
             raise RequestError("The prompt is empty. Say what the video should show, in a few words.")
-        size = [
-            mine if asked is None else asked
-            for asked, mine in (
-                (request.num_frames, own.num_frames),
-                (request.height, own.height),
-                (request.width, own.width),
-            )
-        ]
-        patch = self.family.accepts.patch
-        self.autoencoder.latent_shape(*size, Patch(*patch))
-        solver = request.solver or own.solver
-        if solver not in SOLVERS:
-            raise RequestError(f"There is no solver {solver!r}. Use one of: {', '.join(SOLVERS)}.")
+        num_frames = self.size.num_frames if request.num_frames is None else request.num_frames
+        height = self.size.height if request.height is None else request.height
+        width = self.size.width if request.width is None else request.width
+        self.autoencoder.latent_shape(num_frames, height, width, self.patch)
+        sampler = request.sampler or own.sampler
+        if sampler not in SAMPLERS:
+            raise RequestError(f"There is no sampler {sampler!r}. Use one of: {', '.join(SAMPLERS)}.")
+        steps = own.steps if request.steps is None else request.steps
+        grid(steps)  # refuses what is no number of steps
         guidance = Guidance(
             own.guidance.text_scale if request.guidance is None else request.guidance,
             own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
             own.guidance.renormalised_by,
         )
-        fps = own.fps if request.fps is None else request.fps
+        fps = self.size.fps if request.fps is None else request.fps
         if fps <= 0:
-            raise RequestError(f"fps={fps} cannot be played. Give a number above 0, such as {own.fps}.")
+            raise RequestError(f"fps={fps} cannot be played. Give a number above 0, such as {self.size.fps}.")
         for index, picture in request.given.items():
-            if not 0 <= index < size[0]:
-                raise RequestError(f"A picture is given for frame {index}, but the clip has frames 0 to {size[0] - 1}.")
-            if picture.shape != (size[1], size[2], 3):
+            if not 0 <= index < num_frames:
+                raise RequestError(
+                    f"A picture is given for frame {index}, but the clip has frames 0 to {num_frames - 1}."
+                )
+            if picture.shape != (height, width, 3):
                 raise RequestError(
                     f"The picture given for frame {index} is {picture.shape[1]}x{picture.shape[0]}, the clip is "
-                    f"{size[2]}x{size[1]}. Fit the picture first, or ask for a clip of its size."
+                    f"{width}x{height}. Fit the picture first, or ask for a clip of its size."
                 )
-        return Settings(*size, fps, own.steps if request.steps is None else request.steps, own.shift, solver, guidance)
+        self._check_given(sorted(request.given), num_frames)
+        return Settings(num_frames, height, width, fps, steps, own.shift, sampler, guidance)
+
+    def _check_given(self, frames: Sequence[int], num_frames: int) -> None:
+        """Refuse given frames that this family cannot use, or that leave nothing to make."""
+        accepts = self.family.accepts.given
+        if frames and (accepts == "none" or (accepts == "first" and list(frames) != [0])):
+            raise RequestError(
+                f"{self.name} can be given {'no picture' if accepts == 'none' else 'its first frame only'}, not frames "
+                f"{', '.join(map(str, frames))}. `mutoscope models` says what each model takes."
+            )
+        if len(frames) == num_frames:
+            raise RequestError(f"All {num_frames} frames are given, so there is nothing to make. Ask for more frames.")
 
     def prepare(self, requests: Sequence[Request]) -> Prepared:
         """Turn requests into tensors; every mistake that a user can make is found here, before anything slow.
 
         Raises:
-            RequestError: see `settings`; and if the requests of one batch differ in more than prompt, pictures and seed.
+            RequestError: see `settings`; and if the requests of one batch differ in more than prompt, pictures and
+            seed.
         """
         if not requests:
             raise RequestError("There is nothing to generate: give at least one request.")
@@ -184,30 +214,22 @@ class System:
                     "Requests of one batch must share size, steps, guidance and the frames that are given. "
                     "Generate the others in a batch of their own."
                 )
-        schedule = grid(settings.steps, settings.shift)
-        text = self.encoder.encode([request.prompt for request in requests])
-        null = self.encoder.null(len(requests))
-        shape = self.autoencoder.latent_shape(
-            settings.num_frames, settings.height, settings.width, Patch(*self.family.accepts.patch)
-        )
+        shape = self.autoencoder.latent_shape(settings.num_frames, settings.height, settings.width, self.patch)
         noise = torch.stack([rng.noise(shape, request.seed, 0) for request in requests]).to(self.device)
-        clean = given = None
+        given = None
         if frames:
-            clean = torch.zeros_like(noise)
-            given = torch.zeros(noise.shape[0], noise.shape[2], dtype=torch.bool, device=self.device)
-            given[:, frames] = True
             pictures = np.stack([np.stack([request.given[index] for index in frames]) for request in requests])
-            clean[:, :, frames] = self._encode(pictures)
+            clean = torch.zeros_like(noise)
+            clean[:, :, frames] = self._encode(pictures).to(noise.dtype)
+            known = torch.zeros(noise.shape[0], noise.shape[2], dtype=torch.bool, device=self.device)
+            known[:, frames] = True
+            given = Given(clean, known)
+        facts = [Facts(settings.height, settings.width, settings.num_frames)] * len(requests)
+        text = self.family.condition(self.encoder.encode([request.prompt for request in requests]), facts)
+        null = self.family.condition(self.encoder.null(len(requests)), facts)
         branches = settings.guidance.weights(has_image=given is not None)
-        stacked = self.family.condition(
-            self.network,
-            [text if branch.text else null for branch in branches],
-            num_frames=settings.num_frames,
-            height=settings.height,
-            width=settings.width,
-            fps=settings.fps,
-        )
-        return Prepared(settings, stacked, noise, schedule, clean, given)
+        condition = type(text).cat([text if branch.text else null for branch in branches]).to(self.device)
+        return Prepared(settings, condition, noise, grid(settings.steps, settings.shift), given)
 
     def sample(self, prepared: Prepared, on_step: OnStep | None = None) -> Float[Tensor, "B C T H W"]:
         """Walk from noise to latents. Gradients flow where the caller has them on.
@@ -216,8 +238,13 @@ class System:
             prepared: from `prepare`.
             on_step: sees each step before it is taken; what it raises stops the walk.
         """
-        field = guide(self._field(prepared.stacked), prepared.settings.guidance, prepared.clean, prepared.given)
-        return SOLVERS[prepared.settings.solver](field, prepared.noise, prepared.grid, on_step)
+
+        def stacked(x: Tensor, t: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+                return self.network(x, t, prepared.condition)
+
+        field = guide(stacked, prepared.settings.guidance, prepared.given)
+        return SAMPLERS[prepared.settings.sampler](field, prepared.noise, prepared.grid, on_step)
 
     def decode(self, latents: Float[Tensor, "B C T H W"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
         """Yield the frames, a group at a time, in [-1, 1]."""
@@ -233,13 +260,6 @@ class System:
             for index in range(len(requests))
         ]
 
-    def _field(self, stacked: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        def call(x: Tensor, t: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-                return stacked(x, t)
-
-        return call
-
     @torch.no_grad()
     def _encode(self, pictures: UInt8[np.ndarray, "B T H W 3"]) -> Float[Tensor, "B C T h w"]:
         pixels = torch.from_numpy(pictures).to(self.device).movedim(-1, 1).float() / 127.5 - 1
@@ -250,29 +270,62 @@ def load(name: str = DEFAULT_MODEL, device: str | torch.device | None = None) ->
     """Load a model with its autoencoder and text encoder.
 
     Args:
-        name: ``family/preset`` of a bundled model (hyphen and underscore serve as well), or a weights file that training
-            wrote. An autoencoder or encoder that lies beside the file is used before the bundled one of that name.
-        device: where to run; a GPU where there is one, if not given.
+        name: ``family/preset`` of a bundled model (hyphen and underscore serve as well), or a weights file that
+        training
+            wrote. An autoencoder or a text encoder beside such a file is taken before the bundled one.
+        device: where to run; the fastest there is, if not given.
 
     Raises:
         RequestError: there is no such model.
         WeightsError: there are no weights for it, or they are damaged.
     """
     device = torch.device(device or best_device())
-    path = Path(name) if name.endswith(".safetensors") else _bundled_weights(name)
+    path = Path(name) if name.endswith(".safetensors") else bundled_weights(name)
     tensors, metadata = weights.read(path)
-    family, _ = find(metadata.get("family", ""))
-    network = family.network(config.from_json(family.config, json.loads(metadata["config"])))
+    if not {"model", "config", "size"} <= metadata.keys():
+        raise WeightsError(f"{path} was not written by this package's training: it does not say what it holds.")
+    family, preset = find(metadata["model"])
+    network = family.network(config.from_json(type(preset), json.loads(metadata["config"])))
     weights.load_into(network, tensors, source=str(path))
-    autoencoder = family.autoencoder.load(_companion(path, metadata["autoencoder"])).to(device).eval()
-    encoder = family.encoder.load(_companion(path, metadata["encoder"])).to(device).eval()
-    # bfloat16 halves the time of matrix products where the processor has them; on GPUs it is the usual type.
-    autocast = torch.bfloat16 if device.type == "cuda" or _cpu_has_bf16(device) else None
-    return System(family, network.to(device).eval(), autoencoder, encoder, name, autocast)
+    autoencoder = family.autoencoder.load(_beside(path, AUTOENCODER))
+    encoder = family.encoder.load(_beside(path, ENCODER))
+    size = json.loads(metadata["size"])
+    return System(
+        family,
+        network.to(device).eval().requires_grad_(False),
+        autoencoder.to(device).eval().requires_grad_(False),
+        encoder.to(device).eval().requires_grad_(False),
+        name,
+        Size(size["num_frames"], size["height"], size["width"], Fraction(size["fps"])),
+        torch.bfloat16 if device.type == "cuda" else None,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
 
 
 def best_device() -> str:
-    """Return the name of the fastest device here."""
+    """Return the name of the fastest kind of device here."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def bundled_weights(name: str) -> Path:
+    """Return the file that holds a model's weights in the package.
+
+    Raises:
+        RequestError: there is no such model.
+        WeightsError: there is, but its weights do not come with the package.
+    """
+    family, preset = resolve(name)
+    path = BUNDLED / f"{family}_{preset}.safetensors"
+    if not path.exists():
+        raise WeightsError(
+            f"{family}/{preset} has no weights here: none were published. Train it (mutoscope train), give the file "
+            f"that training wrote with --model PATH.safetensors, or use {DEFAULT_MODEL}."
+        )
+    return path
+
+
+def _beside(path: Path, name: str) -> Path:
+    own = path.with_name(name)
+    return own if own.exists() else BUNDLED / name

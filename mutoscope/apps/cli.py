@@ -1,7 +1,7 @@
 """The command line: parse, call one function below, print one line.
 
-Everything heavy is imported inside the command that needs it, so that `mutoscope --help` answers at once. What a user can
-put right ends as one line on stderr and exit code 2.
+Everything heavy is imported inside the command that needs it, so that `mutoscope --help` answers at once. What a user
+can put right ends as one line on stderr and exit code 2.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from mutoscope.core.errors import MutoscopeError, RequestError
+from mutoscope.core.errors import MutoscopeError
 
 Fit = Literal["exact", "crop", "pad"]
 # Options that have no fixed default: the help shows their type and leaves "None" out.
@@ -36,7 +36,7 @@ def generate(
     steps: OptionalInt = None,
     guidance: OptionalFloat = None,
     image_guidance: OptionalFloat = None,
-    solver: OptionalText = None,
+    sampler: OptionalText = None,
     seed: int = 0,
     count: int = 1,
     out: Path = Path("outputs"),
@@ -59,7 +59,7 @@ def generate(
         steps: Sampling steps.
         guidance: How strongly to follow the prompt and the pictures; 1 is as trained.
         image_guidance: How strongly to follow the pictures, if not as the prompt.
-        solver: euler, heun or adams-bashforth.
+        sampler: euler, heun or adams_bashforth.
         seed: Of the noise; the same seed gives the same file on the same machine.
         count: How many videos, with seeds seed, seed + 1, ...
         out: Folder, or a file ending in .mp4, .webm, .gif or .png.
@@ -81,7 +81,7 @@ def generate(
         steps=steps,
         guidance=guidance,
         image_guidance=image_guidance,
-        solver=solver,
+        sampler=sampler,
         seed=seed,
         count=count,
         out=out,

@@ -1,7 +1,7 @@
 """A job: what a person asks for in paths and names, run to files on disk with their sidecars.
 
-The command line and, later, servers describe work as a `GenerateJob`; `generate` makes it. Everything that can be wrong with
-it is found before sampling begins, and a file appears under its name only when it is whole.
+The command line and, later, servers describe work as a `GenerateJob`; `generate` makes it. Everything that can be
+wrong with it is found before sampling begins, and a file appears under its name only when it is whole.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 import mutoscope
 from mutoscope.core.errors import MediaError, RequestError
@@ -26,13 +28,16 @@ from mutoscope.core.files import replacing
 from mutoscope.core.log import progress
 from mutoscope.core.video import Video
 from mutoscope.diffusion.samplers import Step
-from mutoscope.pipeline import DEFAULT_MODEL, Request, Settings, System, load
+from mutoscope.models.family import families
+from mutoscope.models.family import load as load_family
+from mutoscope.pipeline import BUNDLED, DEFAULT_MODEL, Request, Settings, System, load
+from mutoscope.worlds.render import render
+from mutoscope.worlds.scene import Scene, Thing
 
 Fit = Literal["exact", "crop", "pad"]
 CONTINUED = 4  # frames of a clip that its continuation is given
 ENDINGS = (".mp4", ".webm", ".gif", ".png")
 PAD_GREY = 127
-BATCH = 8  # clips sampled at once
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class GenerateJob:
     steps: int | None = None
     guidance: float | None = None
     image_guidance: float | None = None
-    solver: str | None = None
+    sampler: str | None = None
     seed: int = 0
     count: int = 1
     out: Path = Path("outputs")
@@ -85,20 +90,17 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
     settings = system.settings(requests[0])
     if not quiet:
         _say([*notes, *_warnings(job, system, settings)])
-    batches = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
-    done: list[Path] = []
-    with progress(settings.steps * len(batches), "sampling", quiet=quiet) as bar:
+    with progress(settings.steps * len(requests), "sampling", quiet=quiet) as bar:
 
         def on_step(step: Step) -> None:
             bar.advance(1)
 
-        for batch in batches:
-            for request, video in zip(batch, system.generate(batch, on_step), strict=True):
-                path = paths[len(done)]
-                video.save(path)
-                _write_sidecar(path, job, request, settings, system, notes)
-                done.append(path)
-    return done
+        # One at a time: in a batch the last bits of a clip depend on its neighbours, and the same seed shall give the
+        # same file.
+        for request, path in zip(requests, paths, strict=True):
+            system.generate([request], on_step)[0].save(path)
+            _write_sidecar(path, job, request, settings, system, notes)
+    return paths
 
 
 def _name_files(job: GenerateJob) -> list[Path]:
@@ -147,7 +149,7 @@ def _requests(job: GenerateJob, system: System) -> tuple[list[Request], list[str
         steps=job.steps,
         guidance=job.guidance,
         image_guidance=job.image_guidance,
-        solver=job.solver,
+        sampler=job.sampler,
         seed=job.seed,
     )
     settings = system.settings(bare)
@@ -212,7 +214,7 @@ def _warnings(job: GenerateJob, system: System, settings: Settings) -> list[str]
         "`mutoscope models` lists models that know more"
         for word, near in system.encoder.unknown(job.prompt)
     ]
-    own = system.family.sampling
+    own = system.size
     if (settings.num_frames, settings.height, settings.width) != (own.num_frames, own.height, own.width):
         notes.append(
             f"this model was trained on {own.num_frames} frames of {own.width}x{own.height}; other sizes may look worse"
@@ -245,7 +247,7 @@ def _write_sidecar(
         "fps": str(settings.fps),
         "steps": settings.steps,
         "shift": settings.shift,
-        "solver": settings.solver,
+        "sampler": settings.sampler,
         "guidance": settings.guidance.text_scale,
         "image_guidance": settings.guidance.image_scale,
         "renormalised_by": settings.guidance.renormalised_by,
@@ -277,10 +279,89 @@ def _command(job: GenerateJob, request: Request, settings: Settings, path: Path)
         "steps": settings.steps,
         "guidance": settings.guidance.text_scale,
         "image-guidance": settings.guidance.image_scale,
-        "solver": settings.solver,
+        "sampler": settings.sampler,
         "seed": request.seed,
         "out": path,
         "device": job.device,
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return ["mutoscope", "generate", request.prompt, *spelled]
+
+
+# What the demo generates: file name and prompt. The last begins from a picture that the world draws.
+DEMO = (
+    ("circle", "a small red circle drifts slowly to the left over a checkered grey floor, static camera"),
+    ("star", "a large yellow star spins slowly in front of a slate gradient, static camera"),
+    ("heart", "a medium pink heart bounces quickly in front of a plain black wall, static camera"),
+    ("pair", "a small blue square moves slowly right and a medium orange ring grows over a plain white background"),
+    ("chinese", "一个中等大小的绿色三角形快速地向上移动，背景是米色渐变背景，镜头静止"),
+    ("camera", "a small cyan cross stays still over a grey checkerboard, the camera zooms in"),
+    ("from-picture", "a medium purple heart drifts slowly to the right over a plain beige background, static camera"),
+)
+DEMO_SCENE = Scene(
+    (
+        Thing(
+            shape="heart",
+            colour="purple",
+            size="medium",
+            texture="solid",
+            motion="right",
+            speed="slow",
+            x=-0.1,
+            y=0.1,
+            radius=0.26,
+            angle=0.0,
+            extent=0.38,
+            phase=0.0,
+            turning=1,
+        ),
+    ),
+    background="plain",
+    tone="beige",
+    camera="static",
+    camera_extent=0.0,
+    phase=(0.0, 0.0),
+    heading=0.0,
+    seed=0,
+)
+
+
+def demo(out: Path, device: str | None = None) -> tuple[list[Path], Path]:
+    """Generate a few videos from text and one from a picture with the bundled model.
+
+    Args:
+        out: folder to write to.
+        device: where to run; the fastest there is, if not given.
+
+    Returns:
+        The videos, and a GIF that plays them side by side.
+    """
+    system = load(DEFAULT_MODEL, device)
+    videos = []
+    for name, prompt in DEMO:
+        picture = None
+        if name == "from-picture":
+            picture = out / "picture.png"
+            size = system.size
+            Video.from_array(render(DEMO_SCENE, 1, size.height, size.width), size.fps).save(picture)
+        videos += generate(GenerateJob(prompt, image=picture, out=out / f"{name}.mp4"), system)
+        print(f"{videos[-1]}: {prompt}")
+    sheet = out / "all.gif"
+    side_by_side = np.concatenate([Video.open(path).array() for path in videos], axis=2)
+    Video.from_array(side_by_side, system.size.fps).save(sheet)
+    return videos, sheet
+
+
+def print_models() -> None:
+    """Print a table of all models: size, what they accept, and whether their weights are here."""
+    table = Table(title="Models", title_justify="left")
+    for column in ("name", "parameters", "given pictures", "weights"):
+        table.add_column(column, overflow="fold")
+    for name in families():
+        family = load_family(name)
+        for preset, parameters in family.parameters.items():
+            here = (BUNDLED / f"{name}_{preset}.safetensors").exists()
+            given = {"none": "none", "first": "first frame", "any": "any frames"}[family.accepts.given]
+            size = f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
+            table.add_row(f"{name}/{preset}", size, given, "bundled" if here else "train it: mutoscope train")
+    Console().print(table)

@@ -3,20 +3,24 @@
 Trained by this package alone (``recipes/toy/autoencoder.py``) on procedural worlds; Apache-2.0 like the code. STIV
 encodes every frame on its own (arXiv 2412.07730, section 3), so that any frame of a clip can be given; so does this.
 
-    frames  B 3 H W
-      unshuffle 4        48 x H/4 x W/4     nothing is lost: a 4 x 4 square becomes 48 channels
-      conv, blocks       64 x H/4 x W/4
-      unshuffle 2, blocks  128 x H/8 x W/8
-      conv, normalise     16 x H/8 x W/8    latents: zero mean, unit deviation in each channel
-    and back, wider, with shuffles: the decoder has about twice the weights of the encoder.
+    frames  3 H W
+      unshuffle 4             48 x H/4 x W/4    nothing is lost: a square of 4 x 4 pixels becomes 48 channels
+      conv, blocks            64 x H/4 x W/4
+      unshuffle 2, blocks    128 x H/8 x W/8
+      conv, normalise         16 x H/8 x W/8    latents: zero mean, unit deviation in each channel
+    and back, wider, with shuffles; the decoder has nearly twice the weights of the encoder.
+    Beside both ways runs a linear map between a square of 8 x 8 pixels and its latent. Training begins with that map
+    alone, at the principal components of the squares (``train.autoencoder``), and the rest learns what it misses.
 
-There is no full-resolution convolution: those cost most of the time of a common decoder and here bring nothing. There
-is no attention and no norm across positions, so any size whose sides are multiples of 8 works. The channel statistics
-are buffers, saved with the weights.
+There is no full-resolution convolution: those take most of the time of a common decoder and bring little here. There is
+no attention and no norm across positions, so any size whose sides are multiples of 8 works. The channel statistics are
+buffers, saved with the weights.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -25,7 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mutoscope.autoencoders.base import LatentShape, Patch, Size, nearest_multiple
-from mutoscope.core.errors import RequestError
+from mutoscope.core import config as configs
+from mutoscope.core import weights
+from mutoscope.core.errors import RequestError, WeightsError
 
 STEM = 4  # pixels along each side of the squares that the first layer sees
 FACTOR = 8  # pixels along each side of a latent
@@ -44,10 +50,10 @@ class ToyConfig:
     """
 
     latent_channels: int = 16
-    encoder_dims: tuple[int, int] = (64, 128)
+    encoder_dims: tuple[int, int] = (48, 96)
     encoder_depths: tuple[int, int] = (2, 1)
-    decoder_dims: tuple[int, int] = (96, 128)
-    decoder_depths: tuple[int, int] = (3, 1)
+    decoder_dims: tuple[int, int] = (72, 128)
+    decoder_depths: tuple[int, int] = (3, 2)
 
 
 class ToyAutoencoder(nn.Module):
@@ -63,7 +69,23 @@ class ToyAutoencoder(nn.Module):
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.zeros(config.latent_channels))
         self.register_buffer("std", torch.ones(config.latent_channels))
-        self.to(memory_format=torch.channels_last)  # convolutions on a CPU are several times faster so
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):  # several times faster on a CPU with channels last
+                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, path: Path) -> "ToyAutoencoder":
+        """Read an autoencoder with the config that its weights carry, ready to use and frozen.
+
+        Raises:
+            WeightsError: if the file is no such autoencoder.
+        """
+        tensors, metadata = weights.read(path)
+        if "config" not in metadata:
+            raise WeightsError(f"{path} carries no config. Give a file that the recipe toy/autoencoder wrote.")
+        autoencoder = cls(configs.from_json(ToyConfig, json.loads(metadata["config"])))
+        weights.load_into(autoencoder, tensors, source=str(path))
+        return autoencoder.eval().requires_grad_(False)
 
     def encode(self, video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C T h w"]:
         """Encode every frame of a video in [-1, 1].
@@ -138,11 +160,14 @@ class Encoder(nn.Module):
         self.down = nn.Conv2d(fine * 4, coarse, 1)
         self.coarse = nn.Sequential(*(Block(coarse) for _ in range(coarse_depth)))
         self.head = conv(coarse, config.latent_channels)
+        self.linear = nn.Conv2d(3 * FACTOR**2, config.latent_channels, 1)
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Return latents that are not normalised yet."""
         x = self.fine(self.stem(unshuffle(frames, STEM)))
         x = self.coarse(self.down(unshuffle(x, FACTOR // STEM)))
-        return self.head(x)
+        return self.head(F.silu(x)) + self.linear(unshuffle(frames, FACTOR))
 
 
 class Decoder(nn.Module):
@@ -156,11 +181,14 @@ class Decoder(nn.Module):
         self.up = nn.Conv2d(coarse, fine * 4, 1)
         self.fine = nn.Sequential(*(Block(fine) for _ in range(fine_depth)))
         self.head = conv(fine, 3 * STEM**2)
+        self.linear = nn.Conv2d(config.latent_channels, 3 * FACTOR**2, 1)
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Return frames, about in [-1, 1], from latents that are no longer normalised."""
         x = self.up(self.coarse(self.stem(latents)))
         x = self.fine(shuffle(x, FACTOR // STEM))
-        return shuffle(self.head(F.silu(x)), STEM)
+        return shuffle(self.head(F.silu(x)), STEM) + shuffle(self.linear(latents), FACTOR)
 
 
 class Block(nn.Module):
@@ -178,22 +206,21 @@ class Block(nn.Module):
 
 def conv(dim_in: int, dim_out: int) -> nn.Conv2d:
     """Return a 3 x 3 convolution that keeps the size."""
-    layer = nn.Conv2d(dim_in, dim_out, 3, padding=1)
-    nn.init.zeros_(layer.bias) if layer.bias is not None else None
-    return layer
+    return nn.Conv2d(dim_in, dim_out, 3, padding=1)
 
 
-def unshuffle(x: Tensor, factor: int) -> Tensor:
-    return rearrange(x, "B C (h p) (w q) -> B (C p q) h w", p=factor, q=factor).contiguous(
-        memory_format=torch.channels_last
-    )
+def unshuffle(x: Float[Tensor, "B C H W"], factor: int) -> Float[Tensor, "B D h w"]:
+    """Turn squares of pixels into channels."""
+    squares = rearrange(x, "B C (h p) (w q) -> B (C p q) h w", p=factor, q=factor)
+    return squares.contiguous(memory_format=torch.channels_last)
 
 
-def shuffle(x: Tensor, factor: int) -> Tensor:
-    return rearrange(x, "B (C p q) h w -> B C (h p) (w q)", p=factor, q=factor).contiguous(
-        memory_format=torch.channels_last
-    )
+def shuffle(x: Float[Tensor, "B D h w"], factor: int) -> Float[Tensor, "B C H W"]:
+    """Turn channels into squares of pixels."""
+    pixels = rearrange(x, "B (C p q) h w -> B C (h p) (w q)", p=factor, q=factor)
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def group_size(height: int, width: int) -> int:
-    return max(1, 64 * 64 * 64 // (height * width))
+    """Return how many frames to handle at once: as many pixels as 64 frames of 64 x 64."""
+    return max(1, 64**3 // (height * width))

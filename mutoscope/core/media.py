@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import IO
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -32,10 +33,10 @@ from mutoscope.core.errors import MediaError
 Frame = UInt8[np.ndarray, "H W 3"]
 Samples = Float32[np.ndarray, "channels n"]
 
-# swscale: bicubic, full_chroma_int, accurate_rnd. Without the last two its fast path darkens the picture by a level, and
-# a round trip RGB -> YUV -> RGB stays at 40 dB instead of 52 dB.
+# swscale: bicubic, full_chroma_int, accurate_rnd. Without the last two its fast path darkens the picture by a level,
+# and a round trip RGB -> YUV -> RGB stays at 40 dB instead of 52 dB.
 SCALING = 0x4 | 0x2000 | 0x40000
-PHOTOS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF")
+PHOTOS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # a JPEG may turn out to be MPO, several pictures in one
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class AudioStream:
 class Probe:
     """What a video file holds.
 
-    `height` and `width` are those of the frames as shown: upright (`rotation` is clockwise, in degrees; a left-right flip
-    comes before it) and with square pixels. `fps` is the rate on whose grid the time stamps lie or, where there is none
-    (`variable_frame_rate`), frames over duration; `header_fps` is what the file claims. `times` are exact seconds since
-    the first frame, one for each frame and one for the end; `start_s` is the first frame's own time stamp.
+    `height` and `width` are those of the frames as shown: upright (`rotation` is clockwise, in degrees; a left-right
+    flip comes before it) and with square pixels. `fps` is the rate on whose grid the time stamps lie or, where there is
+    none (`variable_frame_rate`), frames over duration; `header_fps` is what the file claims. `times` are exact seconds
+    since the first frame, one for each frame and one for the end; `start_s` is the first frame's own time stamp.
     `audio_streams` begins with the one that is read.
     """
 
@@ -98,7 +99,10 @@ class Probe:
         if self.sample_aspect != 1:
             notes.append(f"stored as {self.coded_width}x{self.coded_height} with oblong pixels, shown with square ones")
         if self.variable_frame_rate:
-            notes.append(f"variable frame rate, {float(self.fps):.2f} fps on average")
+            longest_s = float(max(end - start for start, end in pairwise(self.times)))
+            notes.append(
+                f"variable frame rate, {float(self.fps):.2f} fps on average, a frame lasts up to {longest_s:.3g} s"
+            )
         return tuple(notes)
 
 
@@ -149,7 +153,7 @@ def _reading(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(f"file:{path}") as container:  # the prefix keeps a colon in the name from naming a protocol
             yield container
-    except (av.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         raise MediaError(f"{path} cannot be read as a video: {reason(error)}. Give another file.") from error
 
 
@@ -234,8 +238,14 @@ def _describe(
 def _sounds(container: InputContainer) -> tuple[AudioStream, ...]:
     best = container.streams.best("audio")
     tracks = sorted(container.streams.audio, key=lambda track: track is not best)
+    plain = {1: "mono", 2: "stereo"}  # WAV may give the number of channels only
     return tuple(
-        AudioStream(track.index, track.codec_context.name, track.codec_context.sample_rate, track.layout.name)
+        AudioStream(
+            track.index,
+            track.codec_context.name,
+            track.codec_context.sample_rate,
+            plain.get(track.layout.nb_channels, track.layout.name),
+        )
         for track in tracks
     )
 
@@ -323,16 +333,17 @@ def _end_of_boxes(file: IO[bytes], size: int) -> int:
 
 
 def _end_of_matroska(head: bytes) -> int:
-    """Read where the segment ends (RFC 8794, section 4: a size begins with its own length); 0 for a live stream."""
+    """Read where the segment ends (RFC 8794, section 4: a size begins with its own length)."""
 
     def number(at: int) -> tuple[int, int]:
         length = 9 - head[at].bit_length()
-        value = int.from_bytes(head[at : at + length], "big") & (1 << 7 * length) - 1
-        return value, at + length
+        ones = (1 << 7 * length) - 1
+        value = int.from_bytes(head[at : at + length], "big") & ones
+        return (0 if value == ones else value), at + length  # all ones: not known when it was written
 
     header, at = number(4)
     segment, at = number(at + header + 4)
-    return 0 if (segment + 1).bit_count() == 1 and segment else at + segment  # all ones: not known when it was written
+    return at + segment
 
 
 # ---- frames and samples ----------------------------------------------------------------------------------------------
@@ -373,8 +384,9 @@ def _upright(convert: VideoReformatter, frame: VideoFrame, found: Probe) -> Fram
     # untagged video of HD size is BT.709 by common practice; swscale would take it for BT.601
     is_hd = frame.colorspace == 2 and (frame.width >= 1280 or frame.height > 576)
     matrix = Colorspace.ITU709 if is_hd else None
-    rgb = convert.reformat(frame, width, height, "rgb24", src_colorspace=matrix, interpolation=SCALING, threads=1)
-    pixels = rgb.to_ndarray()
+    # planes, because swscale makes them twice as fast as interleaved pixels; to_ndarray interleaves
+    planes = convert.reformat(frame, width, height, "gbrp", src_colorspace=matrix, interpolation=SCALING, threads=1)
+    pixels = planes.to_ndarray()
     if found.is_mirrored:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(np.rot90(pixels, -(found.rotation // 90)))
@@ -391,11 +403,12 @@ def decode_sound(path: Path, audio: AudioStream, start_s: Fraction) -> Iterator[
     convert = av.AudioResampler(format="fltp", layout=audio.layout, rate=audio.rate)
     position = 0
     with _reading(path) as container:
-        for frame in chain(container.decode(container.streams.audio[0].container.streams[audio.index]), [None]):
+        track = next(track for track in container.streams.audio if track.index == audio.index)
+        for frame in chain(container.decode(track), [None]):
             for piece in convert.resample(frame):
                 samples = piece.to_ndarray()
-                stamp = position if piece.pts is None else round((piece.pts * piece.time_base - start_s) * audio.rate)
-                gap = stamp - position
+                moment = None if piece.pts is None or piece.time_base is None else piece.pts * piece.time_base
+                gap = 0 if moment is None else round((moment - start_s) * audio.rate) - position
                 if gap > 0 and (position == 0 or gap > audio.rate // 50):  # below 20 ms it is rounding of the stamps
                     yield np.zeros((len(samples), gap), np.float32)
                     position += gap
@@ -411,6 +424,7 @@ def decode_sound(path: Path, audio: AudioStream, start_s: Fraction) -> Iterator[
 @contextmanager
 def _photo(path: Path) -> Iterator[Image.Image | None]:
     """Open a photo; None for a file of another kind, or an animation."""
+    Image.init()  # Pillow knows only some of the formats before
     try:
         with Image.open(path, formats=PHOTOS) as image:
             is_animation = getattr(image, "is_animated", False) and image.format != "MPO"

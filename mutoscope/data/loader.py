@@ -5,7 +5,7 @@ Which samples make up step k is a pure function of (seed, k): a resumed run sees
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import lru_cache
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ def sample_ids(seed: int, step: int, batch_size: int, count: int | None) -> list
     return [int(order(seed, place // count, count)[place % count]) for place in places]
 
 
-def prefetch(make: Callable[[int], T], first: int, last: int, *, ahead: int = 2) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], first: int, last: int, *, ahead: int = 2) -> Generator[T, None, None]:
     """Yield make(first) ... make(last), each made on another thread while the ones before are in use.
 
     Args:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from typing import Literal
 
 from mutoscope.core.errors import MediaError
 
@@ -33,7 +34,7 @@ class Clip:
         height: pixels down, as trained on.
         width: pixels across, as trained on.
         fps: frames a second, an exact fraction written like ``8`` or ``30000/1001``.
-        split: ``train`` or ``held_out``.
+        split: ``train``, ``held_out``, or ``any`` where no difference is made.
         captions: descriptions of a real clip.
         scene_seed: seed of a world clip's scene, from which captions are drawn while training.
         source_height: pixels down before any resizing.
@@ -49,7 +50,7 @@ class Clip:
     height: int
     width: int
     fps: str
-    split: str = "train"
+    split: Literal["train", "held_out", "any"] = "train"
     captions: tuple[Caption, ...] = ()
     scene_seed: int | None = None
     source_height: int = 0

@@ -98,11 +98,17 @@ class Shards:
                 latents = handle.get_slice("latents")
                 shape = latents.get_shape()
             except (OSError, SafetensorError) as error:
-                raise MediaError(f"{path.with_suffix('.safetensors')} is damaged. Delete it and precompute again.") from error
+                raise MediaError(
+                    f"{path.with_suffix('.safetensors')} is damaged. Delete it and precompute again."
+                ) from error
             if len(lines) != shape[0]:
-                raise MediaError(f"{path} lists {len(lines)} clips for {shape[0]} latents. Delete it and precompute again.")
+                raise MediaError(
+                    f"{path} lists {len(lines)} clips for {shape[0]} latents. Delete it and precompute again."
+                )
             if self._latents and shape[1:] != list(self.latent_shape):
-                raise MediaError(f"{path} has latents of shape {shape[1:]}, the shards before {list(self.latent_shape)}.")
+                raise MediaError(
+                    f"{path} has latents of shape {shape[1:]}, the shards before {list(self.latent_shape)}."
+                )
             self.latent_shape: tuple[int, ...] = tuple(shape[1:])
             self._places += [(len(self._latents), row) for row in range(len(lines))]
             self._latents.append(latents)

@@ -10,15 +10,16 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mutoscope import models
 from mutoscope.core.errors import RequestError
+from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.diffusion.guidance import Guidance
-from mutoscope.diffusion.process import Process
+from mutoscope.encoders.base import TextTokens
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,17 @@ class Facts:
 class Condition(Protocol):
     """All that a network sees besides the noisy latents and the time: tensors whose first axis is the sample."""
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> "Condition":
         """Return some of the samples."""
         ...
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Condition":
         """Return the same on another device."""
         ...
 
     @classmethod
-    def cat(cls, parts: Sequence[Self]) -> Self:
-        """Join batches along the samples, padding text to the longest; for guidance, first one branch, then the next."""
+    def cat(cls, parts: Sequence[Any]) -> "Condition":
+        """Join batches along the samples, padding text to the longest."""
         ...
 
 
@@ -118,8 +119,10 @@ class Family:
         default: the preset meant when none is named.
         parameters: number of parameters of each preset, as counted without allocating it.
         process: how it is trained.
-        autoencoder: class of the autoencoder whose latents it makes.
-        encoder: class of the text encoder whose tokens it reads.
+        autoencoder: class of the autoencoder whose latents it makes: an `autoencoders.base.Autoencoder` and a module,
+            with ``load(path)``.
+        encoder: class of the text encoder whose tokens it reads: an `encoders.base.Encoder` and a module, with
+            ``load(path)``.
         condition: (text tokens, facts of each sample) -> condition.
         sampling: defaults.
         accepts: what a request may bring.
@@ -133,10 +136,10 @@ class Family:
     presets: Mapping[str, Any]
     default: str
     parameters: Mapping[str, int]
-    process: Process
-    autoencoder: type[nn.Module]
-    encoder: type[nn.Module]
-    condition: Callable[..., Any]
+    process: FlowMatching
+    autoencoder: type[Any]
+    encoder: type[Any]
+    condition: Callable[[TextTokens, Sequence[Facts]], Any]
     sampling: Sampling
     accepts: Accepts
     keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -1,30 +1,30 @@
 """STIV: text, and any frames one has, to video, by a diffusion transformer with factorised attention.
 
-Paper: Lin et al., "STIV: Scalable Text and Image Conditioned Video Generation", arXiv 2412.07730; sections below are its
-sections. Weights: none were published, nor code. The preset ``toy`` is ours, trained by this package (Apache-2.0).
+Paper: Lin et al., "STIV: Scalable Text and Image Conditioned Video Generation", arXiv 2412.07730; sections named below
+are those of the paper. Neither weights nor code were published, so there is nothing to be compatible with. The weights
+of the preset ``toy`` are our own, trained by this package (Apache-2.0).
 
-    latents B C T H W   patch 2 2 2: B t L D         t = T/2 slots of L = H/2 * W/2 tokens
-    time, pooled text, micro-conditions: each a vector, normalised, summed B D; one MLP makes the modulation of all layers
-    depth - 2 blocks    attend in space, in time, to the text (B S D), MLP; in masked training on half of the L
-    2 blocks            on all of the L
-    head                B t L (C 2 2 2), back to velocity B C T H W
+    latents B C T H W   -> patches of 2 2 2: B t L D, t = T/2 slots of L = H/2 * W/2 tokens
+    singletons B D      <- time, pooled text, micro-conditions; one MLP makes the modulation of all layers of them
+    depth - 2 blocks    attend in space, in time, to the text (B S D), then MLP; in masked training on half of the L
+    2 blocks            the same on all of the L
+    velocity B C T H W  <- head B t L (C 2 2 2)
 
-The paper leaves much open. What we chose is marked ``Our reading`` where it stands; the main points:
+The paper leaves much open. What we chose is marked ``Our reading`` where it stands; the main choices:
 
-- The printed depth counts the two blocks after the mask: 46 blocks of width 3072 make the printed 8.7B, 48 do not.
+- The printed depth counts the two blocks after the mask: 46 blocks of width 3072 come to 8.8B and 48 to 9.2B, where
+  8.7B is printed.
 - Tokens left out by the mask come back as the patch embeddings they were, not as one learned mask token. So every token
-  knows its noise and carries loss, there is no weight that only masked training uses, and a mask that keeps all
-  tokens is no mask at all.
-- The paper prints ``scale * norm(x) + shift``, without "1 +". The scale comes from a table of each layer that starts at one;
-  gates start at zero, and so do the last layers of temporal and cross attention: at the start a block is the identity,
-  and a video network made by `inflate` is its image network on every frame.
-- The network is not told which frames are given (section 3.3): they are clean, and it sees that.
+  knows its noise and carries loss, no weight serves masked training alone, and a mask that keeps all tokens is no mask.
+- The paper prints ``scale * norm(x) + shift``, without "1 +". The scale comes from a table of each layer that starts at
+  one; gates start at zero, and so do the last layers of temporal and cross attention: at the start a block is the
+  identity, and a video network made by `inflate` is its image network on every frame.
+- The network is not told which frames are given (section 2.3): they are clean, and it sees that.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,12 @@ from mutoscope.nn.norm import RMSNorm, standardise
 from mutoscope.nn.patchify import patchify, unpatchify
 from mutoscope.nn.rope import grid_rope, rotate
 
-MICRO = ("height", "width", "crop_top", "crop_left", "stride", "num_frames")  # section 3.1, micro-conditions
+MICRO = {  # section 2.1, singleton conditions: what the model is told of a clip, as fields of Facts
+    "resolution": ("height", "width"),
+    "crop": ("crop_top", "crop_left"),
+    "stride": ("stride",),
+    "num_frames": ("num_frames",),
+}
 FREQUENCIES = 256  # channels of the sinusoid of one number (Our reading: as in DiT)
 
 
@@ -58,15 +63,15 @@ class Config:
         depth: blocks, those after the mask included.
         dim: width.
         head_dim: width of one attention head; a divisor of `dim` and a multiple of 4 (two axes of pairs).
-        full_blocks: the last blocks, which see all tokens also when masking (section 3.1: two).
-        mlp_ratio: width of the MLP by that of the network (Our reading: 4, as in DiT).
-        patch_size: latent frames, rows, columns of a token. Section 3.2: 2 frames for video, 1 for images.
-            Our reading: 2 x 2 in space, as in DiT.
+        full_blocks: the last blocks, which see all tokens also when masking (section 2.2: two).
+        mlp_ratio: width of the MLP as a multiple of `dim` (Our reading: 4, as in DiT).
+        patch_size: latent frames, rows, columns of a token. Section 3.3: 2 frames for video.
+            Our reading: 2 x 2 in space, as in DiT, and 1 frame for images.
         temporal: attend in time. False is the image model, which sees frames one by one.
-        latent_channels: channels of the latents (section 3.1: an internal autoencoder with 8).
-        text_dim: width of text tokens and pooled text (section 3.1: an internal CLIP of bigG size, 1280).
+        latent_channels: channels of the latents (section 3.2: an internal autoencoder with 8).
+        text_dim: width of text tokens and pooled text (section 3.2: an internal CLIP of bigG size, 1280).
         rope_grid: tokens along T, H, W in the training that this one continues; positions of a longer axis are squeezed
-            into that range (section 3.2, interpolation). None: positions count tokens.
+            into that range (section 2.4, interpolation). None: positions count tokens.
     """
 
     depth: int
@@ -91,10 +96,10 @@ class Config:
 
 PRESETS = MappingProxyType(
     {
-        "XL": Config(depth=28, dim=1152),  # section 3.1, table of sizes: heads 18, 24 and 48 of width 64
+        "XL": Config(depth=28, dim=1152),  # table 1: 18, 24 and 48 heads of width 64
         "XXL": Config(depth=38, dim=1536),
         "M": Config(depth=46, dim=3072),
-        "toy": Config(depth=8, dim=256, head_dim=32, latent_channels=16, text_dim=192),
+        "toy": Config(depth=8, dim=224, head_dim=32, latent_channels=16, text_dim=192),
         "tiny": Config(depth=3, dim=32, head_dim=8, latent_channels=4, text_dim=12),
     }
 )
@@ -108,7 +113,7 @@ class Condition:
         tokens: text tokens, for cross-attention.
         mask: True where a token is real; at least one in each sample.
         pooled: the text as one vector.
-        micro: the numbers named in `MICRO`.
+        micro: the numbers that `MICRO` names.
     """
 
     tokens: Float[Tensor, "B S Dt"]
@@ -116,18 +121,18 @@ class Condition:
     pooled: Float[Tensor, "B Dt"]
     micro: Float[Tensor, "B 6"]
 
-    def __getitem__(self, rows: slice) -> Self:
-        return type(self)(self.tokens[rows], self.mask[rows], self.pooled[rows], self.micro[rows])
+    def __getitem__(self, rows: slice) -> "Condition":
+        return Condition(self.tokens[rows], self.mask[rows], self.pooled[rows], self.micro[rows])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Condition":
         """Return the same on another device."""
-        return type(self)(*(part.to(device) for part in (self.tokens, self.mask, self.pooled, self.micro)))
+        return Condition(*(part.to(device) for part in (self.tokens, self.mask, self.pooled, self.micro)))
 
     @classmethod
-    def cat(cls, parts: Sequence[Self]) -> Self:
+    def cat(cls, parts: Sequence["Condition"]) -> "Condition":
         """Join batches along the samples, padding text to the longest."""
         longest = max(part.mask.shape[1] for part in parts)
-        return cls(
+        return Condition(
             torch.cat([F.pad(part.tokens, (0, 0, 0, longest - part.mask.shape[1])) for part in parts]),
             torch.cat([F.pad(part.mask, (0, longest - part.mask.shape[1]), value=False) for part in parts]),
             torch.cat([part.pooled for part in parts]),
@@ -166,12 +171,12 @@ class STIV(nn.Module):
             t: times in [0, 1].
             cond: the rest.
             keep: masked training: the spatial tokens that the main blocks see, as indices into the h * w of a slot in
-                row-major order, the same number for every sample and the same ones in all its slots (section 3.1).
+                row-major order, the same number for every sample and the same ones in all its slots (section 2.2).
 
         Returns:
             The velocity, in the dtype of `x`.
         """
-        stiv_t = 1 - t  # equation 1: STIV's clock runs from noise at 0 to data at 1
+        stiv_t = 1 - t  # section 2.1, flow matching: STIV's clock runs from noise at 0 to data at 1
         tokens = self.patch(patchify(x, self.config.patch_size))  # B t L D
         text = standardise(self.text(cond.tokens.to(x.dtype)))
         layers, head = self.modulation(self.singletons(stiv_t, cond, x.dtype))
@@ -188,11 +193,9 @@ class STIV(nn.Module):
             tokens = block(tokens, layers, text, cond.mask, space, time)
         height = x.shape[3] // self.config.patch_size[1]
         stiv_velocity = unpatchify(self.head(tokens, head), self.config.patch_size, height)
-        return -stiv_velocity.to(x.dtype)  # equation 2: STIV's velocity is data - noise
+        return -stiv_velocity.to(x.dtype)  # and its velocity is data - noise
 
-    def _ropes(
-        self, x: Float[Tensor, "B C T H W"]
-    ) -> tuple[Float[Tensor, "2 L head"], Float[Tensor, "2 t head"]]:
+    def _ropes(self, x: Float[Tensor, "B C T H W"]) -> tuple[Float[Tensor, "2 L head"], Float[Tensor, "2 t head"]]:
         """Tabulate positions in space and in time; cheaper than keeping them."""
         grid = [size // patch for size, patch in zip(x.shape[2:], self.config.patch_size, strict=True)]
         trained = self.config.rope_grid or tuple(grid)
@@ -201,23 +204,25 @@ class STIV(nn.Module):
 
 
 class Singletons(nn.Module):
-    """Time, pooled text and micro-conditions, each normalised without weights, then summed (section 3.1)."""
+    """Time, pooled text and micro-conditions, each normalised without weights, then summed (section 2.1)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.time = Embed(FREQUENCIES, config.dim)
         self.pooled = Embed(config.text_dim, config.dim)
-        self.micro = Embed(FREQUENCIES * len(MICRO), config.dim)  # Our reading: all of them in one MLP
+        self.micro = nn.ModuleList(Embed(FREQUENCIES * len(fields), config.dim) for fields in MICRO.values())
 
     def forward(self, stiv_t: Float[Tensor, " B"], cond: Condition, dtype: torch.dtype) -> Float[Tensor, "B D"]:
-        time = self.time(sinusoid(1000 * stiv_t, FREQUENCIES).to(dtype))  # Our reading: 1000, as in DiT
-        pooled = self.pooled(cond.pooled.to(dtype))
-        micro = self.micro(rearrange(sinusoid(cond.micro, FREQUENCIES), "B m F -> B (m F)").to(dtype))
-        return standardise(time) + standardise(pooled) + standardise(micro)
+        total = standardise(self.time(sinusoid(1000 * stiv_t, FREQUENCIES).to(dtype)))  # Our reading: 1000, as in DiT
+        total = total + standardise(self.pooled(cond.pooled.to(dtype)))
+        numbers = sinusoid(cond.micro, FREQUENCIES).to(dtype).split([len(fields) for fields in MICRO.values()], dim=1)
+        for embed, number in zip(self.micro, numbers, strict=True):
+            total = total + standardise(embed(rearrange(number, "B m F -> B (m F)")))
+        return total
 
 
 class SharedModulation(nn.Module):
-    """One MLP for all layers (section 3.1, shared AdaLN). Our reading: it serves the head, too."""
+    """One MLP for all layers (section 2.1, shared scale, shift and gate). Our reading: it serves the head, too."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -230,11 +235,11 @@ class SharedModulation(nn.Module):
 
 
 class Block(nn.Module):
-    """Attend in space, in time, to the text; then an MLP (sections 3.1 and 3.2).
+    """Attend in space, in time, to the text; then an MLP (sections 2.1 and 2.2).
 
-    Space and MLP have the modulated sandwich norm, x + gate * norm(f(scale * norm(x) + shift)), nothing learned in the norms.
-    Time has no modulation. Our reading: nor has cross-attention, and without a gate there is no norm after either, so
-    that their last layers can start at zero. Cross-attention stands where PixArt-α has it, before the MLP.
+    Space and MLP have the modulated sandwich norm, x + gate * norm(f(scale * norm(x) + shift)), with nothing learned in
+    the norms. Time has no modulation (section 3.3). Our reading: nor has cross-attention, and where there is no gate
+    there is no norm after the layer, so that it can start at zero. Cross-attention stands where PixArt-α has it.
     """
 
     def __init__(self, config: Config) -> None:
@@ -347,19 +352,20 @@ def condition(text: TextTokens, facts: Sequence[Facts]) -> Condition:
     """Make the condition of a batch.
 
     Args:
-        text: encoded prompts; without prompt, the encoded empty string (section 3.1).
+        text: encoded prompts; without prompt, the encoded empty string.
         facts: of each sample.
     """
-    micro = torch.tensor([[float(getattr(fact, name)) for name in MICRO] for fact in facts], device=text.tokens.device)
-    return Condition(text.tokens, text.mask, text.pooled, micro)
+    names = [name for fields in MICRO.values() for name in fields]
+    micro = torch.tensor([[float(getattr(fact, name)) for name in names] for fact in facts])
+    return Condition(text.tokens, text.mask, text.pooled, micro.to(text.tokens.device))
 
 
 def inflate(image: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """Grow an image model into a video model (section 3.4: T2I to T2V).
+    """Grow an image model into a video model (section 2.4).
 
-    Patch weights are spread evenly over the frames of a patch and the head's are repeated, so a slot whose frames are
-    equal is to the video model what that frame is to the image model. Temporal attention is random, with a last layer of
-    zero: before training, the video model gives each frame what the image model gives it.
+    Patch weights are spread evenly over the frames of a patch and the head's are repeated, so a slot of equal frames is
+    to the video model what one of them is to the image model. Temporal attention is random, with a last layer of zero:
+    before training, the video model answers each slot as the image model answers the mean of its frames.
 
     Args:
         image: state of a network with ``patch_size[0] == 1`` and ``temporal=False``, otherwise like `config`.
@@ -381,7 +387,7 @@ def inflate(image: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
 
 
 def join(image: Mapping[str, Tensor], video: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """Start a high-resolution video model from all that is at hand (section 3.4, initialisation "both").
+    """Start a high-resolution video model from all that is at hand (section 3.3, "both").
 
     Args:
         image: state of the image model of high resolution; gives every weight but those of temporal attention.
@@ -414,14 +420,22 @@ FAMILY = Family(
     network=STIV,
     presets=PRESETS,
     default="toy",
-    parameters=MappingProxyType({}),
+    parameters=MappingProxyType(
+        {  # table 1 prints 600M, 1.5B, 8.7B; the first two fit without temporal attention (docs/families/stiv.md)
+            "XL": 769_027_264,
+            "XXL": 1_836_731_200,
+            "M": 8_840_874_304,
+            "toy": 9_374_048,
+            "tiny": 140_144,
+        }
+    ),
     process=FlowMatching(),
     autoencoder=ToyAutoencoder,
     encoder=Words,
     condition=condition,
     sampling=Sampling(
         steps=50, sampler="euler", guidance=Guidance(text_scale=7.5, renormalised_by="sample")
-    ),  # section 3.3: joint guidance of 7.5, renormalised. Our reading: Euler, 50 steps, the whole sample as axis
+    ),  # section 3.4: joint guidance of 7.5, renormalised. Our reading: Euler, 50 steps, the whole sample as axis
     accepts=Accepts(given="any"),
     keys=KEYS,
     inflate=inflate,

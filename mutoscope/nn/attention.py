@@ -32,7 +32,8 @@ def attend(
     bias = None if mask is None else mask[:, None, :, None]
     if k.shape[2] > FEW_KEYS:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.transpose(2, 3))
-    scores = (k * k.shape[3] ** -0.5) @ q.transpose(2, 3)  # B N S L: a softmax down a column vectorises, along a short row not
+    # B N S L, keys before queries: on a CPU a softmax down the columns vectorises, along short rows it does not
+    scores = (k * k.shape[3] ** -0.5) @ q.transpose(2, 3)
     if bias is not None:
         scores = scores + torch.zeros_like(bias, dtype=scores.dtype).masked_fill(~bias, float("-inf"))
     return scores.softmax(dim=2).transpose(2, 3) @ v

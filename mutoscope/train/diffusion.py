@@ -3,31 +3,40 @@
     sample id -> latents "C T h w", caption, t, given frames, kept tokens       (all from seed, sample id and step)
     process.pair -> x_t, target, weight -> network(x_t, t, condition) -> mean of weight * (velocity - target)^2
 
-STIV (arXiv 2412.07730): text is dropped with 10 % and, independently, the given image with 8 %; half of the spatial tokens
-are left out of the main blocks; given frames carry no loss.
+STIV (arXiv 2412.07730): text is dropped with 10 % and, independently, the given image with 8 %; half of the spatial
+tokens are left out of the main blocks; given frames carry no loss.
 """
 
+import inspect
 import json
+import shutil
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mutoscope.core import config, rng, weights
 from mutoscope.core.errors import RecipeError
+from mutoscope.core.files import replacing
 from mutoscope.core.video import Video
 from mutoscope.data.schema import Clip
 from mutoscope.data.shards import Shards
 from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.models import family as families
+from mutoscope.models.family import Facts
+from mutoscope.pipeline import AUTOENCODER, BUNDLED, ENCODER, Request, Size, System
 from mutoscope.train.precompute import fingerprint_of
 from mutoscope.train.step import Objective
-from mutoscope.worlds.language import caption
+from mutoscope.worlds.language import Language, Length, caption
 from mutoscope.worlds.scene import sample
+
+
 @dataclass(frozen=True)
 class Latents:
     """A folder of latents to train on.
@@ -42,7 +51,22 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class Given:
+class Mix:
+    """Weights of a draw among the names of the fields."""
+
+    def __post_init__(self) -> None:
+        if min(astuple(self)) < 0 or sum(astuple(self)) <= 0:
+            raise RecipeError(f"{self} are weights of a draw: they must be 0 or more, and one above 0.")
+
+    def choose(self, draw: np.random.Generator) -> str:
+        """Draw the name of a field."""
+        names = [field.name for field in fields(self)]
+        edges = np.cumsum(astuple(self))
+        return names[int(np.searchsorted(edges, draw.random() * edges[-1], side="right"))]
+
+
+@dataclass(frozen=True)
+class GivenMix(Mix):
     """Which frames are given, as weights of a draw: the task mix.
 
     ``none`` is text to video; next to ``first`` it is also STIV's image dropout (0.08 to 0.92).
@@ -63,23 +87,12 @@ class Given:
     every_second: float = 0.0
     random: float = 0.0
 
-    def __post_init__(self) -> None:
-        shares = _shares(self)
-        if min(shares.values()) < 0 or sum(shares.values()) <= 0:
-            raise RecipeError(f"Given has weights {shares}. They must be 0 or more, and one above 0.")
-
-    def draw(self, num_frames: int, u: float, generator: torch.Generator) -> Bool[Tensor, " T"]:
-        """Return which frames are given.
-
-        Args:
-            num_frames: latent frames of the clip.
-            u: uniform number in [0, 1) that chooses the pattern.
-            generator: for the pattern ``random``.
-        """
+    def draw(self, num_frames: int, draw: np.random.Generator) -> Bool[Tensor, " T"]:
+        """Return which of so many frames are given."""
         given = torch.zeros(num_frames, dtype=torch.bool)
-        match _choose(_shares(self), u):
+        match self.choose(draw):
             case "first":
-                given[:1] = True
+                given[0] = True
             case "first_four":
                 given[:4] = True
             case "first_last":
@@ -87,18 +100,17 @@ class Given:
             case "every_second":
                 given[::2] = True
             case "random":
-                number = int(torch.randint(1, num_frames, (), generator=generator))
-                given[torch.randperm(num_frames, generator=generator)[:number]] = True
+                given[draw.permutation(num_frames)[: draw.integers(1, num_frames)]] = True
         return given
 
     def least_frames(self) -> int:
         """Return the fewest frames with which every pattern used leaves something to learn."""
         needs = {"none": 1, "first": 2, "first_four": 5, "first_last": 3, "every_second": 2, "random": 2}
-        return max(needs[name] for name, share in _shares(self).items() if share > 0)
+        return max(number for name, number in needs.items() if getattr(self, name) > 0)
 
 
 @dataclass(frozen=True)
-class Languages:
+class LanguageMix(Mix):
     """How often captions are in each language, as weights."""
 
     en: float = 0.7
@@ -106,7 +118,7 @@ class Languages:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class LengthMix(Mix):
     """How often captions are of each length, as weights; ``brief`` leaves out facts, ``dense`` is several sentences."""
 
     brief: float = 0.2
@@ -127,8 +139,8 @@ class DiffusionObjective:
         process: law of t and its shift (Our reading: STIV states neither).
         text_dropout: share of captions replaced by the empty one.
         given: which frames are given, how often.
-        mask_ratio: share of spatial tokens left out of the main blocks; 0 trains unmasked. Every token carries loss, those
-            left out too (Our reading: STIV does not say which do).
+        mask_ratio: share of spatial tokens left out of the main blocks; 0 trains unmasked. Every token carries loss,
+            those left out too (Our reading: STIV does not say which do).
         frames: ``clip`` trains on clips, ``one`` on one frame of each, drawn anew each time (images).
         languages: of the captions.
         lengths: of the captions.
@@ -144,11 +156,11 @@ class DiffusionObjective:
     overrides: tuple[str, ...] = ()
     process: FlowMatching = FlowMatching()
     text_dropout: float = 0.1
-    given: Given = Given()
+    given: GivenMix = GivenMix()
     mask_ratio: float = 0.0
     frames: Literal["clip", "one"] = "clip"
-    languages: Languages = Languages()
-    lengths: Lengths = Lengths()
+    languages: LanguageMix = LanguageMix()
+    lengths: LengthMix = LengthMix()
     inflate: bool = False
     prompts: tuple[str, ...] = ("a small red circle drifts left over a checkered floor", "一个大的蓝色星形在旋转")
     sampling_steps: int = 20
@@ -175,8 +187,8 @@ class DenoisingBatch:
     t: Float[Tensor, " B"]
     given: Bool[Tensor, "B T"]
     keep: Int[Tensor, "B K"] | None
-    micro: Float[Tensor, "B M"]
     texts: tuple[str, ...]
+    facts: tuple[Facts, ...]
 
 
 class Denoising(Objective):
@@ -186,24 +198,159 @@ class Denoising(Objective):
         self.settings, self.seed = settings, seed
         self.family, preset = families.find(settings.model)
         self.config = config.override(preset, settings.overrides)
-        self.module: nn.Module = self.family.network(self.config)
         self.sources = [Shards(part.folder) for part in settings.data]
-        self.ends = torch.tensor([len(s) * p.repeat for s, p in zip(self.sources, settings.data, strict=True)]).cumsum(0)
-        self.sample_count: int | None = int(self.ends[-1])
-        self._check_data()
+        sizes = [len(source) * part.repeat for source, part in zip(self.sources, settings.data, strict=True)]
+        self.sample_count: int | None = sum(sizes)
+        self.starts = [sum(sizes[:index]) for index in range(len(sizes))]
+        self.num_frames = 1 if settings.frames == "one" else self.sources[0].clip(0).num_frames
+        self.num_tokens = self._check()
+        self.encoder = self.family.encoder.load(Path(settings.encoder)).eval().requires_grad_(False)
+        self.module: nn.Module = self.family.network(self.config)
+        if settings.inflate and self.family.inflate is None:
+            raise RecipeError(f"{self.family.name} has no image model to inflate. Set inflate to False.")
+        if settings.mask_ratio > 0 and "keep" not in inspect.signature(self.module.forward).parameters:
+            raise RecipeError(f"{self.family.name} cannot leave tokens out. Set mask_ratio to 0.")
 
     def batch(self, sample_ids: Sequence[int], step: int) -> DenoisingBatch:
         """Read the latents of these samples and draw all that is random."""
-        drawn = [self._draw(sample_id, step) for sample_id in sample_ids]
-        latents, clips, texts, keep, given = zip(*drawn, strict=True)
-        shape = latents[0].shape
-        u = torch.tensor([rng.uniform(self.seed, sample_id, step) for sample_id in sample_ids])
+        latents, facts, texts, given, keep = zip(*(self._draw(one, step) for one in sample_ids), strict=True)
+        u = torch.tensor([rng.uniform(self.seed, one, step) for one in sample_ids])
         return DenoisingBatch(
             latents=torch.stack(latents),
-            noise=torch.stack([rng.noise(shape, self.seed, sample_id, step) for sample_id in sample_ids]),
+            noise=torch.stack([rng.noise(latents[0].shape, self.seed, one, step) for one in sample_ids]),
             t=self.settings.process.times(u),
             given=torch.stack(given),
             keep=torch.stack(keep) if self.settings.mask_ratio > 0 else None,
-            micro=torch.tensor([_micro(clip, shape[1]) for clip in clips]),
             texts=texts,
+            facts=facts,
         )
+
+    def loss(self, module: nn.Module, batch: DenoisingBatch) -> tuple[Float[Tensor, " B"], Mapping[str, float]]:
+        """Return each sample's mean squared error of the velocity over the frames that were not given."""
+        with torch.no_grad():
+            text = self.encoder.to(batch.latents.device).encode(batch.texts)
+        condition = self.family.condition(text, batch.facts)
+        x_t, target, weight = self.settings.process.pair(batch.latents, batch.noise, batch.t, batch.given)
+        masked = {} if batch.keep is None else {"keep": batch.keep}
+        velocity = module(x_t, batch.t, condition, **masked)
+        error = (velocity.float() - target).square().mean(dim=(1, 3, 4), keepdim=True) * weight
+        return error.sum(dim=(1, 2, 3, 4)) / weight.sum(dim=(1, 2, 3, 4)), {}
+
+    def start(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """Begin from weights of this network, or, if asked to, from those of the family's image model."""
+        if self.settings.inflate:
+            assert self.family.inflate is not None  # checked when built
+            tensors = self.family.inflate(tensors, self.config)
+        weights.load_into(self.module, tensors, source=source)
+
+    def export(self, ema: nn.Module, path: Path) -> None:
+        """Write the averaged weights in bfloat16 with all that `pipeline.load` needs, its companions beside them."""
+        first = self.sources[0].clip(0)
+        size = {"num_frames": self.num_frames, "height": first.height, "width": first.width, "fps": first.fps}
+        for own, name in ((self.settings.autoencoder, AUTOENCODER), (self.settings.encoder, ENCODER)):
+            if not (BUNDLED / name).exists() or fingerprint_of(Path(own)) != fingerprint_of(BUNDLED / name):
+                with replacing(path.with_name(name)) as temporary:
+                    shutil.copyfile(own, temporary)
+        metadata = {
+            "model": self.settings.model,
+            "config": json.dumps(config.to_json(self.config)),
+            "size": json.dumps(size),
+        }
+        state = ema.state_dict()
+        weights.save(path, {k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}, metadata)
+
+    def preview(self, ema: nn.Module, step: int) -> Video | None:
+        """Generate the prompts of the recipe, side by side."""
+        if not self.settings.prompts:
+            return None
+        first = self.sources[0].clip(0)
+        size = Size(self.num_frames, first.height, first.width, first.frames_a_second)
+        autoencoder = self.family.autoencoder.load(Path(self.settings.autoencoder)).eval()
+        autoencoder.to(next(ema.parameters()).device)
+        system = System(self.family, ema, autoencoder, self.encoder, self.settings.model, size)
+        steps = self.settings.sampling_steps
+        videos = system.generate(
+            [Request(prompt, steps=steps, seed=seed) for seed, prompt in enumerate(self.settings.prompts)]
+        )
+        return Video.from_array(np.concatenate([video.array() for video in videos], axis=2), size.fps)
+
+    def _draw(self, sample_id: int, step: int) -> tuple[Tensor, Facts, str, Tensor, Tensor | None]:
+        """Return the latents, facts, text, given frames and kept tokens of one sample at one step."""
+        settings = self.settings
+        source = bisect_right(self.starts, sample_id) - 1
+        shards = self.sources[source]
+        index = (sample_id - self.starts[source]) % len(shards)
+        clip = shards.clip(index)
+        draw = np.random.default_rng([self.seed, sample_id, step])
+        text = "" if draw.random() < settings.text_dropout else self._text(clip, draw)
+        frames = slice(None)
+        if settings.frames == "one":
+            chosen = int(draw.integers(shards.latent_shape[1]))
+            frames = slice(chosen, chosen + 1)
+        latents = shards.latents(index, frames)
+        keep = None
+        if settings.mask_ratio > 0:
+            kept = draw.permutation(self.num_tokens)[: self.num_kept]
+            keep = torch.from_numpy(np.sort(kept))
+        return latents, _facts(clip, settings.frames == "one"), text, settings.given.draw(latents.shape[1], draw), keep
+
+    @property
+    def num_kept(self) -> int:
+        """Spatial tokens that the main blocks see."""
+        return max(1, round(self.num_tokens * (1 - self.settings.mask_ratio)))
+
+    def _text(self, clip: Clip, draw: np.random.Generator) -> str:
+        language = cast(Language, self.settings.languages.choose(draw))
+        length = cast(Length, self.settings.lengths.choose(draw))
+        if clip.scene_seed is not None:
+            scene = sample(clip.scene_seed, split=clip.split)
+            return caption(scene, int(draw.integers(2**31)), language, length)
+        # A real clip has what captions it has: those that fit, or else any.
+        fitting = [one for one in clip.captions if (one.language, one.length) == (language, length)] or clip.captions
+        return fitting[draw.integers(len(fitting))].text
+
+    def _check(self) -> int:
+        """Refuse data that this network cannot be trained on; return the number of spatial tokens of a frame."""
+        settings = self.settings
+        made_with = fingerprint_of(Path(settings.autoencoder))
+        for shards in self.sources:
+            if shards.description.get("autoencoder") != made_with:
+                raise RecipeError(
+                    f"{shards.folder} was encoded by another autoencoder than {settings.autoencoder}. "
+                    "Name the one that was used, or precompute again into another folder."
+                )
+            if shards.latent_shape != self.sources[0].latent_shape:
+                raise RecipeError(
+                    f"{shards.folder} has latents of shape {shards.latent_shape}, {self.sources[0].folder} of "
+                    f"{self.sources[0].latent_shape}. One phase trains on one size."
+                )
+        channels, stored, rows, columns = self.sources[0].latent_shape
+        num_frames = 1 if settings.frames == "one" else stored
+        patch = self.config.patch_size
+        if channels != self.config.latent_channels:
+            raise RecipeError(
+                f"{settings.model} takes latents of {self.config.latent_channels} channels, {self.sources[0].folder} "
+                f"has {channels}. Use an autoencoder with as many, or override latent_channels."
+            )
+        if num_frames % patch[0] or rows % patch[1] or columns % patch[2]:
+            raise RecipeError(
+                f"Latents of {num_frames}x{rows}x{columns} cannot be cut into patches of {'x'.join(map(str, patch))}. "
+                "Set overrides, such as patch_size=[1,2,2], or precompute another size."
+            )
+        if settings.given.least_frames() > num_frames:
+            raise RecipeError(
+                f"The frames that Given asks for need clips of {settings.given.least_frames()} frames, these have "
+                f"{num_frames}. Set those weights to 0."
+            )
+        return (rows // patch[1]) * (columns // patch[2])
+
+
+def _facts(clip: Clip, is_picture: bool) -> Facts:
+    return Facts(
+        height=clip.source_height,
+        width=clip.source_width,
+        num_frames=1 if is_picture else clip.num_frames,
+        crop_top=clip.crop_top,
+        crop_left=clip.crop_left,
+        stride=1 if is_picture else clip.stride,
+    )

@@ -6,8 +6,8 @@
     out/<phase>/samples/step-NNNNNN.gif
     out/<phase>/weights.safetensors    when the phase is done: the averaged weights, as published
 
-The same call resumes. A stop (Ctrl-C) finishes the step and saves; a kill loses the steps since the last checkpoint, and
-they are taken again exactly. "Exactly" holds on one kind of machine with the same number of threads.
+The same call resumes. A stop (Ctrl-C) finishes the step and saves; a kill loses the steps since the last checkpoint,
+and they are taken again exactly. "Exactly" holds on one kind of machine with the same number of threads.
 """
 
 import json
@@ -156,9 +156,9 @@ def _begin(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.generator(recipe.seed, "weights", phase.name).initial_seed())
         objective = phase.objective.build(recipe.seed)
-    if phase.start_from is not None and not checkpoints(folder / "checkpoints"):
-        tensors, source = _starting_weights(phase.start_from, before)
-        objective.start(tensors, source=source)
+        if phase.start_from is not None and not checkpoints(folder / "checkpoints"):
+            tensors, source = _starting_weights(phase.start_from, before)
+            objective.start(tensors, source=source)
     objective.module.to(device).train()
     return objective, TrainState.begin(objective.module, phase.optimizer.build(objective.module))
 
@@ -246,12 +246,15 @@ def _refuse_changes(found: dict, wanted: dict, recipe: Recipe, out: Path) -> Non
         parts = where.split(".")
         if parts[0] == "phases" and len(parts) == 3 and parts[2] in MAY_CHANGE:
             continue
-        if parts[0] == "phases" and len(parts) == 3 and parts[2] in MAY_GROW and new > old:
+        grew = isinstance(old, int) and isinstance(new, int) and new > old
+        if parts[0] == "phases" and len(parts) == 3 and parts[2] in MAY_GROW and grew:
             later = [phase.name for phase in recipe.phases[int(parts[1]) + 1 :]]
             begun = [name for name in later if checkpoints(out / name / "checkpoints")]
             if not begun:
                 continue
-            raise RecipeError(f"{where} grew from {old} to {new}, but phase {begun[0]} has begun from it. Give another --out.")
+            raise RecipeError(
+                f"{where} grew from {old} to {new}, but phase {begun[0]} has begun from it. Give another --out."
+            )
         if parts[0] == "phases" and len(parts) == 2 and old is None:
             continue
         raise RecipeError(f"{out} was begun with {where}={old}, now it is {new}. Put it back, or give another --out.")
@@ -264,8 +267,8 @@ def _differences(old: object, new: object, where: str = "") -> Iterator[tuple[st
             yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     elif isinstance(old, list) and isinstance(new, list):
         for index in range(max(len(old), len(new))):
-            pair = (values[index] if index < len(values) else None for values in (old, new))
-            yield from _differences(*pair, f"{where}.{index}")
+            before, after = (values[index] if index < len(values) else None for values in (old, new))
+            yield from _differences(before, after, f"{where}.{index}")
     elif old != new:
         yield where, old, new
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 Schedule = Literal["constant", "cosine"]
@@ -63,9 +64,9 @@ class FactoredAdam(torch.optim.Optimizer):
     """Adam whose mean square is kept as row and column means only (Shazeer & Stern 2018, algorithm 4).
 
     The learning rate is given from outside, the decay of the mean square is constant and its start is corrected as in
-    Adam (their section 7.1 shows the two are one), and updates of a large root mean square are clipped. Tensors of more
-    than two axes are seen as matrices, first axis down. ``torch.optim.Adafactor`` has no mean of updates and a decay that
-    grows, so it cannot run STIV's settings.
+    Adam (their section 7.1 shows the two are one), and updates of a large root mean square are clipped. Tensors of
+    more than two axes are seen as matrices, first axis down. ``torch.optim.Adafactor`` has no mean of updates and a
+    decay that grows, so it cannot run STIV's settings.
     """
 
     def __init__(self, params: Iterable[Tensor], config: Adafactor) -> None:
@@ -84,21 +85,26 @@ class FactoredAdam(torch.optim.Optimizer):
                 if not state:
                     state.update(_empty_state(parameter, has_mean=c.beta1 > 0))
                 state["step"] += 1
-                squares = parameter.grad.square().add_(c.eps)
                 if "rows" in state:
-                    squares = squares.flatten(1)
-                    rows = state["rows"].lerp_(squares.mean(dim=1), 1 - c.beta2)
-                    columns = state["columns"].lerp_(squares.mean(dim=0), 1 - c.beta2)
+                    grad = parameter.grad.flatten(1)
+                    rows = state["rows"].lerp_(_mean_square(grad, 1) + c.eps, 1 - c.beta2)
+                    columns = state["columns"].lerp_(_mean_square(grad, 0) + c.eps, 1 - c.beta2)
                     # The square is rows x columns / mean(rows): their root's inverse, an axis at a time.
-                    update = parameter.grad.flatten(1) * (rows / rows.mean()).rsqrt()[:, None] * columns.rsqrt()
-                    update = update.view_as(parameter)
+                    update = grad * (rows / rows.mean()).rsqrt()[:, None]
+                    update = update.mul_(columns.rsqrt()).view_as(parameter)
                 else:
-                    update = parameter.grad * state["squares"].lerp_(squares, 1 - c.beta2).rsqrt()
-                update *= (1 - c.beta2 ** state["step"].item()) ** 0.5
-                update /= (update.norm() / (update.numel() ** 0.5 * c.update_clip)).clamp(min=1.0)
+                    squares = state["squares"].lerp_(parameter.grad.square() + c.eps, 1 - c.beta2)
+                    update = parameter.grad * squares.rsqrt()
+                correction = (1 - c.beta2 ** state["step"].item()) ** 0.5
+                size = update.norm() * (correction / (update.numel() ** 0.5 * c.update_clip))
+                update *= correction / size.clamp(min=1.0)
                 if c.beta1 > 0:
                     update = state["mean"].lerp_(update, 1 - c.beta1)
                 parameter.sub_(update, alpha=group["lr"])
+
+
+def _mean_square(matrix: Float[Tensor, "R C"], dim: int) -> Float[Tensor, " N"]:
+    return torch.linalg.vector_norm(matrix, dim=dim).square_() / matrix.shape[dim]
 
 
 def _empty_state(parameter: Tensor, *, has_mean: bool) -> dict[str, Any]:

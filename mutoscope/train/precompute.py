@@ -2,21 +2,19 @@
 
     WorldClips or FolderClips --workers--> frames "T H W 3" --autoencoder--> latents "C T h w" --> data/shards.py
 
-Shards that are whole are never made again, so the same call goes on after a stop. A world's captions are not stored: they
-are drawn from the scene while training, so each epoch reads new ones.
+Shards that are whole are never made again, so the same call goes on after a stop. A world's captions are not stored:
+they are drawn from the scene while training, so each epoch reads new ones.
 """
 
 import csv
 import hashlib
 import json
-import math
 import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -24,16 +22,16 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from mutoscope.autoencoders.toy import ToyAutoencoder, ToyConfig
-from mutoscope.core import config, weights
+from mutoscope.core import config
 from mutoscope.core.dist import print0
 from mutoscope.core.errors import MediaError, RecipeError, WeightsError
 from mutoscope.core.log import progress
-from mutoscope.core.video import Video, probe
+from mutoscope.core.video import Video
 from mutoscope.data import shards
 from mutoscope.data.schema import Caption, Clip
+from mutoscope.models.family import find
 from mutoscope.worlds.render import render
 from mutoscope.worlds.scene import Split, sample
 
@@ -75,13 +73,13 @@ class FolderClips:
 
     Args:
         folder: where the files are.
-        captions: a .csv with the columns file, caption and, if wanted, language and length; or .jsonl with these keys. A
-            file in several rows has several captions.
+        captions: a .csv with the columns file, caption and, if wanted, language and length; or .jsonl with these keys.
+            A file in several rows has several captions.
         num_frames: frames of a clip; 1 for pictures.
         height: pixels down, after resizing.
         width: pixels across, after resizing.
-        fps: frames a second to which videos are brought.
-        fit: ``crop`` fills the frame and cuts off what stands over; ``stretch`` changes the aspect ratio.
+        fps: frames a second to which videos are brought; the nearest frames are taken, none is blended.
+        crop: cut off the edges of files of another shape, which are refused otherwise.
         windows: greatest number of clips, one after another, taken from one file.
     """
 
@@ -91,27 +89,34 @@ class FolderClips:
     height: int = 64
     width: int = 64
     fps: int = 8
-    fit: Literal["crop", "stretch"] = "crop"
+    crop: bool = False
     windows: int = 1
 
     def listing(self) -> list["_FileClip"]:
-        """Return every clip, still to be read; name the files that are too short.
+        """Return every clip, still to be decoded; name the files that are too short.
 
         Raises:
-            MediaError: if a file cannot be read, or all are too short.
+            MutoscopeError: if a file cannot be read or has another shape, or all are too short.
         """
         listing: list[_FileClip] = []
         for file, captions in _captions(Path(self.captions)).items():
-            path = Path(self.folder) / file
-            fits = min(self.windows, _frames_at(path, self.fps) // self.num_frames)
+            available = self.opened(file).num_frames or 0
+            fits = min(self.windows, available // self.num_frames)
             if fits == 0:
-                print0(f"{file} is left out: it has fewer than {self.num_frames} frames at {self.fps} a second")
+                print0(f"{file} is left out: it has {available} frames at {self.fps} a second, not {self.num_frames}")
             listing += [_FileClip(self, file, window, captions) for window in range(fits)]
         if not listing:
             raise MediaError(
-                f"No file of {self.captions} has {self.num_frames} frames at {self.fps} a second. Lower num_frames or raise fps."
+                f"No file of {self.captions} has {self.num_frames} frames at {self.fps} a second. "
+                "Lower num_frames or raise fps."
             )
         return listing
+
+    def opened(self, file: str) -> Video:
+        """Return a file at the size and rate asked for, not yet decoded."""
+        video = Video.open(Path(self.folder) / file)
+        at_rate = video if video.num_frames == 1 else video.at_fps(self.fps)  # a picture stays one frame
+        return at_rate.resized(self.height, self.width, crop=self.crop)
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class Precompute:
         folder: where the shards go; recipes may share it.
         shard_size: clips of a shard.
         dtype: of the latents on disk.
+        model: family or model whose kind of autoencoder it is.
         workers: processes that render or decode; 0 does it in this one.
     """
 
@@ -134,6 +140,7 @@ class Precompute:
     folder: str
     shard_size: int = 256
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    model: str = "stiv"
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -154,11 +161,13 @@ def encode(task: Precompute, *, device: str | torch.device = "cpu", stop: thread
         MediaError: if the folder holds latents of something else.
     """
     source, folder = task.source, Path(task.folder)
-    autoencoder = read_autoencoder(Path(task.autoencoder)).to(device)
+    path = Path(task.autoencoder)
+    family, _ = find(task.model)
+    autoencoder = family.autoencoder.load(path).to(device).eval()
     autoencoder.latent_shape(source.num_frames, source.height, source.width)
     clips = source.listing()
     described = {name: value for name, value in config.to_json(source).items() if name != "count"}
-    fingerprint = fingerprint_of(Path(task.autoencoder))
+    fingerprint = fingerprint_of(path)
     shards.describe(
         folder, {"source": described, "autoencoder": fingerprint, "shard_size": task.shard_size, "dtype": task.dtype}
     )
@@ -183,28 +192,20 @@ def encode(task: Precompute, *, device: str | torch.device = "cpu", stop: thread
                 return
 
 
-def read_autoencoder(path: Path) -> ToyAutoencoder:
-    """Load an autoencoder's weights with the config that they carry, ready to use and frozen."""
-    tensors, metadata = weights.read(path)
-    if "config" not in metadata:
-        raise WeightsError(f"{path} carries no config, so it is no autoencoder of this package.")
-    autoencoder = ToyAutoencoder(config.from_json(ToyConfig, json.loads(metadata["config"])))
-    weights.load_into(autoencoder, tensors, source=str(path))
-    return autoencoder.eval().requires_grad_(False)
-
-
 def fingerprint_of(path: Path) -> str:
     """Return what tells one weights file from another."""
+    if not path.is_file():
+        raise WeightsError(f"There are no weights at {path}. Train them first, or name another file.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @torch.no_grad()
 def _encode(
-    frames: Sequence[Frames], fps: int, autoencoder: ToyAutoencoder, device: str | torch.device
+    frames: Sequence[Frames], fps: int, autoencoder: nn.Module, device: str | torch.device
 ) -> Float[Tensor, "B C t h w"]:
     video = torch.cat([Video.from_array(one, fps).tensor() for one in frames])
-    return autoencoder.encode(video.to(device)).cpu()
+    return autoencoder.encode(video.to(device)).cpu()  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)
@@ -237,8 +238,38 @@ class _FileClip:
     captions: tuple[Caption, ...]
 
     def load(self) -> tuple[Frames, Clip]:
-        s = self.source
-        ...
+        s, original = self.source, Video.open(Path(self.source.folder) / self.file)
+        scale = max(s.height / original.height, s.width / original.width)
+        return s.opened(self.file).take(self.window * s.num_frames, s.num_frames).array(), Clip(
+            id=f"{self.file}-{self.window}",
+            source=self.file,
+            num_frames=s.num_frames,
+            height=s.height,
+            width=s.width,
+            fps=str(s.fps),
+            captions=self.captions,
+            source_height=original.height,
+            source_width=original.width,
+            crop_top=round((original.height * scale - s.height) / 2),
+            crop_left=round((original.width * scale - s.width) / 2),
+            stride=max(1, round(original.fps / s.fps)),
+        )
+
+
+def _captions(table: Path) -> dict[str, tuple[Caption, ...]]:
+    """Read the captions of each file, in the order of the table."""
+    try:
+        with table.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines)) if table.suffix == ".csv" else [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{table} cannot be read ({error}). Give a .csv or .jsonl with file and caption.") from error
+    captions: dict[str, list[Caption]] = {}
+    for number, row in enumerate(rows, start=1):
+        if not row.get("file") or row.get("caption") is None:
+            raise MediaError(f"{table}: entry {number} lacks file or caption. Each needs both.")
+        caption = Caption(row["caption"], row.get("language") or "en", row.get("length") or "short")
+        captions.setdefault(row["file"], []).append(caption)
+    return {file: tuple(of_file) for file, of_file in captions.items()}
 
 
 def _load_all(

@@ -69,8 +69,8 @@ class Phase:
                 raise RecipeError(f"Phase {self.name}: {field}={getattr(self, field)}. It must be at least 1.")
         if self.batch_size % self.micro_batches:
             raise RecipeError(
-                f"Phase {self.name}: batch_size={self.batch_size} cannot be cut into micro_batches={self.micro_batches} "
-                "equal parts. Use a divisor."
+                f"Phase {self.name}: batch_size={self.batch_size} cannot be cut into {self.micro_batches} equal "
+                "micro_batches. Use a divisor."
             )
         if not 0 <= self.ema_decay < 1:
             raise RecipeError(f"Phase {self.name}: ema_decay={self.ema_decay}. It must be in [0, 1).")
@@ -106,4 +106,6 @@ class Recipe:
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-        raise RecipeError(f"Phase name {name!r} must be lower-case letters, digits, '-', '_' and '.', for it names a folder.")
+        raise RecipeError(
+            f"Phase name {name!r} must be lower-case letters, digits, '-', '_' and '.', for it names a folder."
+        )

@@ -45,7 +45,7 @@ class TrainState:
         copied.
         """
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.module.parameters()), 1 - decay)
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.module.parameters()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for ours, theirs in zip(self.ema.buffers(), self.module.buffers(), strict=True):
             ours.copy_(theirs)
 

@@ -3,8 +3,8 @@
 An objective says what is trained, on what, and by which loss; the loop knows none of it. Three exist: ``diffusion``
 (a video model), ``autoencoder`` and ``words`` (the text encoder).
 
-Everything random in a batch comes from (seed, sample id, step), so a batch can be made again at any time, on any thread,
-and nothing of a random state has to be saved.
+Everything random in a batch comes from (seed, sample id, step), so a batch can be made again at any time, on any
+thread, and nothing of a random state has to be saved.
 """
 
 import math
@@ -110,8 +110,8 @@ def train_step(
     metrics["grad_norm"] = norm.item()
     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
         raise NonFiniteLoss(
-            f"Step {state.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. The weights are still "
-            f"those of step {state.step}. Lower lr or clip, or set precision to fp32, and type the same command again."
+            f"Step {state.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. The weights are "
+            f"still those of step {state.step}. Lower lr or clip, or set precision to fp32, and train again."
         )
     for group in state.optimizer.param_groups:
         group["lr"] = lr

@@ -1,9 +1,9 @@
 """Say what a scene shows, in English and Chinese, in many phrasings; and say exactly what was said.
 
-Three lengths. ``short`` is one sentence and ``dense`` several; both tell every attribute that is scored. ``brief`` is what a person types in
-a hurry: some attributes are left out. `describe` returns the words together with the facts they tell, so that a reader can
-be taught and a clip judged by no more than what was asked for. `structured` is the caption as published data engines store
-it (short, dense, background, style, shot, lighting, atmosphere, camera).
+Three lengths. ``short`` is one sentence and ``dense`` several; both tell every attribute that is scored. ``brief`` is
+what a person types in a hurry: some attributes are left out. `describe` returns the words together with the facts they
+tell, so that a reader can be taught and a clip judged by no more than what was asked for. `structured` is the caption
+as published data engines store it (short, dense, background, style, shot, lighting, atmosphere, camera).
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ OMIT_CAMERA = 0.7
 
 @dataclass(frozen=True)
 class Caption:
-    """A text, the order in which it names the things, and what it tells: ``(thing index, facet)`` or ``(None, fact)``."""
+    """A text, the order in which it names the things, and what it tells: ``(thing index, facet)``, ``(None, fact)``."""
 
     text: str
     order: tuple[int, ...]
@@ -98,7 +98,7 @@ def _choose_facts(scene: Scene, length: Length, draw: np.random.Generator) -> fr
     return frozenset(told)
 
 
-# English ----------------------------------------------------------------------------------------------------------------
+# English --------------------------------------------------------------------------------------------------------------
 
 EN: dict = {
     "shape": {
@@ -234,7 +234,11 @@ EN: dict = {
             "camera rolling counterclockwise",
         ),
     },
-    "count": {1: ("one object", "a single object"), 2: ("two objects", "two shapes"), 3: ("three objects", "three shapes")},
+    "count": {
+        1: ("one object", "a single object"),
+        2: ("two objects", "two shapes"),
+        3: ("three objects", "three shapes"),
+    },
     "style": ("flat vector animation", "clean motion graphics", "minimal flat animation"),
     "shot": ("wide shot", "full shot", "eye-level wide shot"),
     "lighting": ("soft light from the upper left", "soft even light", "gentle light from above"),
@@ -308,7 +312,7 @@ def _english_dense(
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
 
-# Chinese ----------------------------------------------------------------------------------------------------------------
+# Chinese --------------------------------------------------------------------------------------------------------------
 
 ZH: dict = {
     "shape": {

@@ -1,8 +1,9 @@
 """Draw a scene: anti-aliased vivid shapes over a muted background, seen by a moving camera.
 
-Shapes are signed distances in a frame where every shape covers the area of the unit disc, with its centroid at the origin
-and y pointing down. Coverage of a pixel is the distance to the outline in pixels, clipped, so that edges stay one pixel wide
-at any size. Things are drawn on small patches around them, all frames at once; a static background is drawn once.
+Shapes are signed distances in a frame where every shape covers the area of the unit disc, with its centroid at the
+origin and y pointing down. Coverage of a pixel is the distance to the outline in pixels, clipped, so that edges stay
+one pixel wide at any size. Things are drawn on small patches around them, all frames at once; a static background is
+drawn once.
 """
 
 import math
@@ -49,7 +50,8 @@ CROSS_WIDTH = 0.38 * CROSS_LENGTH  # half its width
 def distance(shape: str, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
     """Return the signed distance to the outline of a shape of the unit disc's area, negative inside, y down.
 
-    Exact near edges; beyond corners it may fall short of the true distance, which only rounds them by a part of a pixel.
+    Exact near edges; beyond corners it may fall short of the true distance, which only rounds them by a part of a
+    pixel.
     """
     if shape == "circle":
         return np.hypot(x, y) - 1

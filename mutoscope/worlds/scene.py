@@ -1,10 +1,10 @@
 """What a world clip is made of: attributes in words, geometry in numbers, and which of them pixels can tell.
 
-A scene is drawn from a seed and holds everything the renderer needs. Its attributes are what a caption says and what the
-oracle measures; its geometry (positions, angles, exact distances) is free and never said.
+A scene is drawn from a seed and holds everything the renderer needs. Its attributes are what a caption says and what
+the oracle measures; its geometry (positions, angles, exact distances) is free and never said.
 
-Coordinates: the frame is two units high with its origin in the middle, x to the right, y down. On a 64-pixel frame one unit
-is 32 pixels. Time runs from 0 (first frame) to 1 (last frame), whatever the number of frames.
+Coordinates: the frame is two units high with its origin in the middle, x to the right, y down. On a 64-pixel frame one
+unit is 32 pixels. Time runs from 0 (first frame) to 1 (last frame), whatever the number of frames.
 
     world point  ->  minus camera position  ->  times zoom  ->  turned by roll  ->  frame point
 
@@ -59,7 +59,8 @@ PAN_DISTANCE = 0.55  # units
 ZOOM_FACTOR = 1.45
 ROLL_ANGLE = math.radians(35)
 
-# Radius of the smallest circle around the outline, centred on its centroid, in equal-area radii (test_render proves it).
+# Radius of the smallest circle around the outline, centred on its centroid, in equal-area radii (test_render proves
+# it).
 REACH = {
     "circle": 1.000,
     "square": 1.254,
@@ -119,7 +120,8 @@ def is_held_out(colour: str, shape: str, motion: str) -> bool:
 def unscored(scene: Scene) -> frozenset[str]:
     """Name the attributes that pixels cannot tell in this scene.
 
-    - A moving camera over a plain or gradient background: nothing fixed shows it, and a thing's own motion cannot be told
+    - A moving camera over a plain or gradient background: nothing fixed shows it, and a thing's own motion cannot be
+    told
       from the camera's. (A static camera is the reading that needs no second cause, so it stays scored.)
     - A circle or ring that spins: its outline does not change.
     """

@@ -13,7 +13,15 @@ from mutoscope.data.shards import Shards
 
 def clips(count: int, first: int = 0) -> list[Clip]:
     return [
-        Clip(f"clip-{first + i}", "test", 4, 8, 8, "30000/1001", captions=(Caption("红色\u2028的圆"), Caption("a circle")))
+        Clip(
+            f"clip-{first + i}",
+            "test",
+            4,
+            8,
+            8,
+            "30000/1001",
+            captions=(Caption("红色\u2028的圆"), Caption("a circle")),
+        )
         for i in range(count)
     ]
 

@@ -1,4 +1,4 @@
-"""A small run for the tests: a two-layer network with a convolution, fitted to noisy numbers; also started as a program."""
+"""A small run for the tests: a network with a convolution, fitted to noise; also started as a program."""
 
 import os
 import signal
@@ -55,12 +55,13 @@ class Fitting(Objective):
 
 @dataclass(frozen=True)
 class FittingPhase(Phase):
-    objective: FittingObjective = FittingObjective()  # pyright: ignore[reportIncompatibleVariableOverride]
+    objective: FittingObjective  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 def phase(name: str = "fit", **changes: object) -> Phase:
     usual = FittingPhase(
         name=name,
+        objective=FittingObjective(),
         steps=24,
         batch_size=4,
         lr=1e-2,

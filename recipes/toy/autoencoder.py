@@ -1,0 +1,31 @@
+"""The bundled autoencoder: frames of procedural worlds, on two CPU cores.
+
+mutoscope train recipes/toy/autoencoder.py --out runs/autoencoder
+"""
+
+from mutoscope.train.autoencoder import AutoencoderObjective
+from mutoscope.train.optim import AdamW
+from mutoscope.train.recipe import Phase, Recipe
+
+
+def recipe() -> Recipe:
+    """Return the run."""
+    return Recipe(
+        name="toy autoencoder",
+        phases=(
+            Phase(
+                name="autoencoder",
+                objective=AutoencoderObjective(),
+                steps=4000,
+                batch_size=32,
+                optimizer=AdamW(beta1=0.9, beta2=0.99),
+                lr=2e-3,
+                warmup_steps=100,
+                schedule="cosine",
+                ema_decay=0.998,
+                precision="bf16",
+                save_every=500,
+                sample_every=500,
+            ),
+        ),
+    )

@@ -1,0 +1,172 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mutoscope.apps import jobs
+from mutoscope.apps.jobs import GenerateJob, generate
+from mutoscope.core.errors import MediaError, RequestError
+from mutoscope.core.video import Video
+from mutoscope.pipeline import System
+from tests.toy_system import toy_system
+
+
+@pytest.fixture(scope="module")
+def system() -> System:
+    return toy_system()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> GenerateJob:
+    return GenerateJob("a red circle drifts left", steps=2, out=tmp_path / "out")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def options_of(command: list[str]) -> dict[str, str]:
+    return dict(zip(command[3::2], command[4::2], strict=True))
+
+
+def test_same_job_writes_the_same_bytes(system: System, job: GenerateJob, tmp_path: Path) -> None:
+    first = generate(replace(job, out=tmp_path / "a.mp4"), system, quiet=True)
+    second = generate(replace(job, out=tmp_path / "b.mp4"), system, quiet=True)
+    assert first[0].read_bytes() == second[0].read_bytes()
+
+
+def test_sidecar_names_the_command_that_makes_the_file_again(system: System, job: GenerateJob, tmp_path: Path) -> None:
+    paths = generate(replace(job, count=2, seed=5), system, quiet=True)
+    record = json.loads(Path(f"{paths[1]}.json").read_text(encoding="utf-8"))
+    assert record["seed"] == 6
+    assert record["command"][:3] == ["mutoscope", "generate", job.prompt]
+    options = options_of(record["command"])
+    again = GenerateJob(
+        prompt=record["command"][2],
+        num_frames=int(options["--num-frames"]),
+        height=int(options["--height"]),
+        width=int(options["--width"]),
+        fps=float(options["--fps"]),
+        steps=int(options["--steps"]),
+        guidance=float(options["--guidance"]),
+        sampler=options["--sampler"],
+        seed=int(options["--seed"]),
+        out=tmp_path / "again.mp4",
+    )
+    assert generate(again, system, quiet=True)[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_results_in_a_folder_never_overwrite_each_other(system: System, job: GenerateJob) -> None:
+    first = generate(job, system, quiet=True)
+    second = generate(job, system, quiet=True)
+    assert [path.name for path in first + second] == [
+        "a-red-circle-drifts-left-0.mp4",
+        "a-red-circle-drifts-left-0-2.mp4",
+    ]
+
+
+def test_every_seed_has_its_own_file(system: System, job: GenerateJob, tmp_path: Path) -> None:
+    paths = generate(replace(job, count=3, seed=1, out=tmp_path / "x.gif"), system, quiet=True)
+    assert [path.name for path in paths] == ["x-1.gif", "x-2.gif", "x-3.gif"]
+    assert all(path.exists() for path in paths)
+
+
+def test_picture_of_another_size_is_refused_unless_a_fit_is_named(
+    system: System, job: GenerateJob, photo: Path
+) -> None:
+    with pytest.raises(RequestError, match="96x48, the clip is 32x32. Add --fit crop"):
+        generate(replace(job, image=photo), system, quiet=True)
+
+
+@pytest.mark.parametrize(("fit", "told"), [("crop", "32 columns and 0 rows cut"), ("pad", "16 rows of grey added")])
+def test_fitted_picture_says_what_was_done_to_it(
+    system: System, job: GenerateJob, photo: Path, fit: jobs.Fit, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = generate(replace(job, image=photo, fit=fit), system)
+    assert told in capsys.readouterr().err
+    assert told in json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))["notes"][0]
+
+
+def test_crop_keeps_the_middle_and_pad_keeps_everything(system: System, photo: Path) -> None:
+    settings = system.settings(jobs.Request("a circle"))
+    frame = np.zeros((32, 64, 3), np.uint8)
+    frame[:, 16:48] = 255
+    assert (jobs._fit(frame, settings, "crop", "it", []) == 255).all()
+    padded = jobs._fit(frame, settings, "pad", "it", [])
+    assert (padded[:8] == jobs.PAD_GREY).all()
+    assert (padded[24:] == jobs.PAD_GREY).all()
+    assert padded[16].min() == 0
+    assert padded[16].max() == 255
+
+
+def test_continuation_begins_with_the_last_four_frames_of_the_clip(
+    system: System, job: GenerateJob, tmp_path: Path
+) -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    clip = tmp_path / "clip.mp4"
+    Video.from_array(frames, 8).save(clip)
+    requests, notes = jobs._requests(replace(job, video=clip, num_frames=8), system)
+    decoded = Video.open(clip).array()
+    assert sorted(requests[0].given) == [0, 1, 2, 3]
+    assert all((requests[0].given[index] == decoded[3 + index]).all() for index in range(4))
+    assert "frames 3 to 6" in notes[-1]
+
+
+def test_clip_too_short_to_continue_is_refused(system: System, job: GenerateJob, photo: Path) -> None:
+    with pytest.raises(RequestError, match="has 1 frames"):
+        generate(replace(job, video=photo), system, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"count": 0}, "count=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"image": Path("x.png"), "video": Path("y.mp4")}, "Give one of them"),
+        ({"out": Path("film.avi")}, "ends in .avi"),
+    ],
+)
+def test_impossible_job_is_refused(system: System, job: GenerateJob, change: dict, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        generate(replace(job, **change), system, quiet=True)
+
+
+def test_folder_that_cannot_be_made_is_found_before_sampling(job: GenerateJob, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MediaError, match="Name another folder"):
+        generate(replace(job, out=tmp_path / "file" / "folder"), None, quiet=True)
+
+
+def test_failed_sampling_leaves_nothing_behind(
+    system: System, job: GenerateJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(latents: object) -> Iterator[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(system, "decode", broken)
+    with pytest.raises(KeyboardInterrupt):
+        generate(job, system, quiet=True)
+    assert not list(job.out.iterdir())
+
+
+def test_unknown_words_are_named_with_their_neighbours(
+    system: System, job: GenerateJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(replace(job, prompt="a red circl and a zebra"), system)
+    notes = capsys.readouterr().err
+    assert 'does not know "circl" (nearest known: circle)' in notes
+    assert '"zebra" (nearest known: none)' in notes
+
+
+def test_other_sizes_than_trained_are_noted(
+    system: System, job: GenerateJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(replace(job, height=48), system)
+    assert "trained on 4 frames of 32x32" in capsys.readouterr().err

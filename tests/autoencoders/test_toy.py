@@ -1,0 +1,105 @@
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mutoscope.autoencoders.base import Patch
+from mutoscope.autoencoders.toy import ToyAutoencoder, ToyConfig
+from mutoscope.core import weights
+from mutoscope.core.errors import RequestError, WeightsError
+from mutoscope.train.autoencoder import FIRST_HELD_OUT, psnr, world_clip
+
+BUNDLED = Path(str(files("mutoscope"))) / "bundled" / "autoencoder_toy.safetensors"
+SMALL = ToyConfig(encoder_dims=(8, 8), decoder_dims=(8, 8))
+
+
+@pytest.fixture
+def autoencoder() -> ToyAutoencoder:
+    torch.manual_seed(0)
+    network = ToyAutoencoder(SMALL)
+    for head in (network.encoder.head, network.decoder.head):
+        torch.nn.init.normal_(head.weight, std=0.1)
+    network.mean.normal_()
+    network.std.uniform_(0.5, 2.0)
+    return network.eval().requires_grad_(False)
+
+
+def video(num_frames: int, height: int = 32, width: int = 48, batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, num_frames, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_a_clip_is_encoded_as_its_frames(autoencoder: ToyAutoencoder) -> None:
+    clip = video(5)
+    frames = [autoencoder.encode(frame) for frame in clip.split(1, dim=2)]
+    torch.testing.assert_close(autoencoder.encode(clip), torch.cat(frames, dim=2))
+
+
+def test_a_clip_is_decoded_as_its_frames(autoencoder: ToyAutoencoder) -> None:
+    latents = autoencoder.encode(video(5))
+    frames = [autoencoder.decode(frame) for frame in latents.split(1, dim=2)]
+    torch.testing.assert_close(autoencoder.decode(latents), torch.cat(frames, dim=2))
+
+
+def test_streamed_groups_are_the_whole_in_order(autoencoder: ToyAutoencoder) -> None:
+    latents = torch.randn(
+        1, 16, 5, 32, 32, generator=torch.Generator().manual_seed(2)
+    )  # 256 x 256: four frames a group
+    groups = list(autoencoder.decode_stream(latents))
+    assert len(groups) > 1
+    each = [autoencoder.decode(frame) for frame in latents.split(1, dim=2)]
+    torch.testing.assert_close(torch.cat(groups, dim=2), torch.cat(each, dim=2))
+
+
+def test_decoded_pixels_stay_in_range(autoencoder: ToyAutoencoder) -> None:
+    assert autoencoder.decode(100 * torch.randn(1, 16, 2, 4, 4)).abs().max() <= 1
+
+
+def test_normalise_and_denormalise_undo_each_other(autoencoder: ToyAutoencoder) -> None:
+    raw = torch.randn(2, 16, 4, 4)
+    torch.testing.assert_close(autoencoder.denormalise(autoencoder.normalise(raw)), raw)
+
+
+def test_latent_shape_is_the_shape_of_the_latents(autoencoder: ToyAutoencoder) -> None:
+    assert autoencoder.encode(video(3, batch=1)).shape[1:] == autoencoder.latent_shape(3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "said"),
+    [
+        ((16, 60, 64), Patch(), "Use num_frames=16 height=64 width=64"),
+        ((15, 64, 72), Patch(time=2, space=2), "Use num_frames=16 height=64 width=80"),
+        ((0, 64, 64), Patch(), "Use num_frames=1 height=64 width=64"),
+    ],
+)
+def test_a_size_that_does_not_fit_is_refused_with_the_nearest_that_does(
+    autoencoder: ToyAutoencoder, size: tuple[int, int, int], patch: Patch, said: str
+) -> None:
+    with pytest.raises(RequestError, match=said) as caught:
+        autoencoder.latent_shape(*size, patch)
+    assert "\n" not in str(caught.value)
+    nearest = autoencoder.nearest_size(*size, patch)
+    autoencoder.latent_shape(*nearest, patch)
+    assert autoencoder.nearest_size(*nearest, patch) == nearest
+
+
+def test_encoding_refuses_a_size_that_does_not_fit(autoencoder: ToyAutoencoder) -> None:
+    with pytest.raises(RequestError, match="height=32 width=48"):
+        autoencoder.encode(video(1, height=30, width=47))
+
+
+def test_a_file_without_config_is_refused(tmp_path: Path, autoencoder: ToyAutoencoder) -> None:
+    path = tmp_path / "bare.safetensors"
+    weights.save(path, autoencoder.state_dict(), {})
+    with pytest.raises(WeightsError, match="no config"):
+        ToyAutoencoder.load(path)
+
+
+@pytest.mark.skipif(not BUNDLED.exists(), reason="the bundled autoencoder has not been trained yet")
+def test_the_bundled_weights_give_back_held_out_clips_with_normalised_latents() -> None:
+    autoencoder = ToyAutoencoder.load(BUNDLED)
+    clips = torch.cat([world_clip(FIRST_HELD_OUT + 50_000 + n, "held_out") for n in range(8)])
+    latents = autoencoder.encode(clips)
+    assert psnr(autoencoder.decode(latents), clips).mean() >= 30
+    assert latents.mean().abs() < 0.25 and 0.7 < latents.std() < 1.3

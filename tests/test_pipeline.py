@@ -1,0 +1,110 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from mutoscope.core import weights
+from mutoscope.core.errors import RequestError, WeightsError
+from mutoscope.pipeline import Request, System, load
+from tests.toy_system import toy_system
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def system() -> System:
+    return toy_system()
+
+
+def latents_of(system: System, *requests: Request) -> torch.Tensor:
+    with torch.no_grad():
+        return system.sample(system.prepare(requests))
+
+
+def test_same_seed_gives_the_same_clip_and_another_seed_another(system: System) -> None:
+    request = Request("a red circle", seed=3, steps=3)
+    assert torch.equal(latents_of(system, request), latents_of(system, request))
+    assert not torch.allclose(latents_of(system, request), latents_of(system, Request("a red circle", seed=4, steps=3)))
+
+
+def test_clip_depends_on_its_own_request_alone(system: System) -> None:
+    first, second = Request("a red circle", seed=1, steps=3), Request("a blue square drifts left", seed=2, steps=3)
+    together = latents_of(system, first, second)
+    alone = torch.cat([latents_of(system, first), latents_of(system, second)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_given_frames_arrive_as_they_were_given(system: System) -> None:
+    request = Request("a red circle", given={0: PICTURE, 3: PICTURE[::-1]}, steps=4)
+    latents = latents_of(system, request)
+    pixels = torch.from_numpy(np.stack([PICTURE, PICTURE[::-1]])).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    torch.testing.assert_close(latents[:, :, [0, 3]], system.autoencoder.encode(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_prompt_and_given_frame_both_change_the_other_frames(system: System) -> None:
+    plain = latents_of(system, Request("a red circle", steps=3))
+    prompted = latents_of(system, Request("a blue square", steps=3))
+    shown = latents_of(system, Request("a red circle", steps=3, given={0: PICTURE}))
+    assert not torch.allclose(plain, prompted)
+    assert not torch.allclose(plain[:, :, 1:], shown[:, :, 1:])
+
+
+def test_video_has_the_size_and_rate_that_were_asked_for(system: System) -> None:
+    (video,) = system.generate([Request("a red circle", num_frames=6, height=48, width=16, fps=Fraction(12), steps=1)])
+    assert video.array().shape == (6, 48, 16, 3)
+    assert video.fps == 12
+
+
+def test_groups_of_frames_are_the_whole_clip(system: System) -> None:
+    latents = latents_of(system, Request("a red circle", steps=1))
+    torch.testing.assert_close(torch.cat(list(system.decode(latents)), dim=2), system.autoencoder.decode(latents))
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (Request("  "), "prompt is empty"),
+        (Request("a circle", num_frames=5), "Use num_frames=6"),
+        (Request("a circle", height=40), "height=48"),
+        (Request("a circle", sampler="magic"), "euler, heun, adams_bashforth"),
+        (Request("a circle", steps=0), "steps=0"),
+        (Request("a circle", guidance=-1.0), "at least 0"),
+        (Request("a circle", fps=Fraction(0)), "above 0"),
+        (Request("a circle", given={4: PICTURE}), "frames 0 to 3"),
+        (Request("a circle", given={0: PICTURE[:16]}), "32x16, the clip is 32x32"),
+        (Request("a circle", given=dict.fromkeys(range(4), PICTURE)), "nothing to make"),
+    ],
+)
+def test_impossible_request_is_refused_before_sampling(system: System, request_: Request, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        system.prepare([request_])
+
+
+def test_requests_of_different_sizes_are_no_batch(system: System) -> None:
+    with pytest.raises(RequestError, match="must share"):
+        system.prepare([Request("a circle"), Request("a circle", num_frames=6)])
+
+
+def test_unknown_model_is_named_with_its_neighbour() -> None:
+    with pytest.raises(RequestError, match="stiv/toy"):
+        load("stif/toy")
+
+
+def test_model_without_published_weights_says_what_to_do() -> None:
+    with pytest.raises(WeightsError, match="mutoscope train"):
+        load("stiv/XL")
+
+
+def test_foreign_weights_are_refused(tmp_path) -> None:
+    path = tmp_path / "other.safetensors"
+    weights.save(path, {"x": torch.zeros(1)}, {})
+    with pytest.raises(WeightsError, match="not written by"):
+        load(str(path))
+
+
+def test_damaged_weights_are_refused(tmp_path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(b"\x10\x00\x00")
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        load(str(path))
