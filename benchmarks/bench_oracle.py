@@ -53,7 +53,7 @@ def blurred(frames: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def mild_damage(frames: np.ndarray, seed: int) -> np.ndarray:
-    """Damage a clip as a good autoencoder does: blur of 0.5 px, noise of 2.5 levels, smooth colour errors of 2.5 levels."""
+    """Damage a clip as a good autoencoder does: blur of 0.5 px, noise and smooth colour errors of 2.5 levels each."""
     draw = np.random.default_rng(seed)
     soft = blurred(frames, 0.5)
     coarse = torch.from_numpy(draw.normal(0, 2.5, (1, 3, 3, 4, 4)))
@@ -272,7 +272,12 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     clean, spent_ms = right_answers(options.renders, FIRST_SEED["renders"], damage=False)
-    result: dict[str, object] = {"benchmark": "oracle", **vars(options), "clean": clean, "ms_per_clip": round(spent_ms, 1)}
+    result: dict[str, object] = {
+        "benchmark": "oracle",
+        **vars(options),
+        "clean": clean,
+        "ms_per_clip": round(spent_ms, 1),
+    }
     result["mild"] = right_answers(options.mild, FIRST_SEED["mild"], damage=True)[0]
     result["one_error_accepted"], result["one_error_in"] = accepted_pairs(options.pairs, FIRST_SEED["pairs"])
     result["corrupted_accepted"] = accepted_corruptions(options.each, FIRST_SEED["corrupted"])

@@ -58,6 +58,10 @@ class Autoencoder(Protocol):
         """Return the shape of the latents of a clip, or refuse a size that does not fit."""
         ...
 
+    def latents_id(self) -> str:
+        """Return what tells apart autoencoders that encode differently; the decoder does not count."""
+        ...
+
     def nearest_size(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> Size:
         """Return the legal size nearest to the one given."""
         ...

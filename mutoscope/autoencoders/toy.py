@@ -4,19 +4,21 @@ Trained by this package alone (``recipes/toy/autoencoder.py``) on procedural wor
 encodes every frame on its own (arXiv 2412.07730, section 3), so that any frame of a clip can be given; so does this.
 
     frames  3 H W
-      unshuffle 4             48 x H/4 x W/4    nothing is lost: a square of 4 x 4 pixels becomes 48 channels
-      conv, blocks            64 x H/4 x W/4
-      unshuffle 2, blocks    128 x H/8 x W/8
-      conv, normalise         16 x H/8 x W/8    latents: zero mean, unit deviation in each channel
-    and back, wider, with shuffles; the decoder has nearly twice the weights of the encoder.
-    Beside both ways runs a linear map between a square of 8 x 8 pixels and its latent. Training begins with that map
-    alone, at the principal components of the squares (``train.autoencoder``), and the rest learns what it misses.
+      unshuffle 8           192 x H/8 x W/8     a square of 8 x 8 pixels becomes 192 numbers
+      principal components   16 x H/8 x W/8     latents; of unit variance over all channels together
+    latents
+      principal components  192 x H/8 x W/8     the picture up to what 16 components leave out
+      conv, blocks, shuffle  64 x H/4 x W/4     what they leave out, read off the neighbourhood,
+      blocks, conv, shuffle   3 x H x W         is added
 
-There is no full-resolution convolution: those take most of the time of a common decoder and bring little here. There is
-no attention and no norm across positions, so any size whose sides are multiples of 8 works. The channel statistics are
-buffers, saved with the weights.
+The encoder is linear and comes straight from the data, so it is fast, exact to describe and final: the decoder can be
+trained further without touching what was trained on the latents. Component i, of variance v, is scaled by v^-1/4:
+halfway between pixels, where noise buries fine detail, and whitening, where a small error in the brightness of a
+square, the strongest component, would be a visible blotch. There is no attention and no norm across positions, so any
+size whose sides are multiples of 8 works.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,8 +35,8 @@ from mutoscope.core import config as configs
 from mutoscope.core import weights
 from mutoscope.core.errors import RequestError, WeightsError
 
-STEM = 4  # pixels along each side of the squares that the first layer sees
 FACTOR = 8  # pixels along each side of a latent
+STEM = 4  # pixels along each side of the squares that the last convolution writes
 
 
 @dataclass(frozen=True)
@@ -42,36 +44,25 @@ class ToyConfig:
     """The shape of the network.
 
     Args:
-        latent_channels: channels of a latent.
-        encoder_dims: channels at H/4 and at H/8 in the encoder.
-        encoder_depths: residual blocks at each.
-        decoder_dims: channels at H/4 and at H/8 in the decoder.
-        decoder_depths: residual blocks at each.
+        latent_channels: channels of a latent: the components kept.
+        dims: channels of the decoder at H/8 and at H/4.
+        depths: residual blocks at each.
     """
 
     latent_channels: int = 16
-    encoder_dims: tuple[int, int] = (48, 96)
-    encoder_depths: tuple[int, int] = (2, 1)
-    decoder_dims: tuple[int, int] = (72, 128)
-    decoder_depths: tuple[int, int] = (3, 2)
+    dims: tuple[int, int] = (128, 64)
+    depths: tuple[int, int] = (3, 3)
 
 
 class ToyAutoencoder(nn.Module):
     """Encode and decode a clip frame by frame. The interface is ``autoencoders.base.Autoencoder``."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, config: ToyConfig = ToyConfig()) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-        self.register_buffer("mean", torch.zeros(config.latent_channels))
-        self.register_buffer("std", torch.ones(config.latent_channels))
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):  # several times faster on a CPU with channels last
-                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+        self.components = Components(config.latent_channels)
+        self.detail = Detail(config)
+        self.to(memory_format=torch.channels_last)  # convolutions on a CPU are several times faster so
 
     @classmethod
     def load(cls, path: Path) -> "ToyAutoencoder":
@@ -96,7 +87,7 @@ class ToyAutoencoder(nn.Module):
         batch, _, num_frames, height, width = video.shape
         self.latent_shape(num_frames, height, width)
         groups = rearrange(video, "B C T H W -> (B T) C H W").split(group_size(height, width))
-        latents = torch.cat([self.normalise(self.encoder(frames)) for frames in groups])
+        latents = torch.cat([self.components(frames) for frames in groups])
         return rearrange(latents, "(B T) C h w -> B C T h w", B=batch)
 
     def decode(self, latents: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B 3 T H W"]:
@@ -107,16 +98,17 @@ class ToyAutoencoder(nn.Module):
         """Yield the frames of ``decode`` in order, a group at a time."""
         batch, _, _, h, w = latents.shape
         for group in latents.split(max(1, group_size(h * FACTOR, w * FACTOR) // batch), dim=2):
-            frames = self.decoder(self.denormalise(rearrange(group, "B C f h w -> (B f) C h w")))
+            frames = self.decode_frames(rearrange(group, "B C f h w -> (B f) C h w"))
             yield rearrange(frames.clamp(-1, 1), "(B f) C H W -> B C f H W", B=batch)
 
-    def normalise(self, raw: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Bring the encoder's output to zero mean and unit deviation by the stored statistics."""
-        return (raw - self.mean[:, None, None]) / self.std[:, None, None]
+    def latents_id(self) -> str:
+        """Return what tells apart autoencoders that encode differently: a hash of the components."""
+        state = self.components.state_dict()
+        return hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()
 
-    def denormalise(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Undo ``normalise``."""
-        return latents * self.std[:, None, None] + self.mean[:, None, None]
+    def decode_frames(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Decode pictures, about in [-1, 1] but not clipped: the linear part and the detail beside it."""
+        return self.components.invert(latents) + self.detail(latents)
 
     def latent_shape(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> LatentShape:
         """Return the shape of a clip's latents.
@@ -149,50 +141,65 @@ class ToyAutoencoder(nn.Module):
         )
 
 
-class Encoder(nn.Module):
-    """Squares of 4 x 4 pixels, then residual blocks at two scales."""
+class Components(nn.Module):
+    """The linear map between squares of pixels and latents, and its way back. Fitted to frames, never trained."""
 
-    def __init__(self, config: ToyConfig) -> None:
+    center: Tensor
+    directions: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        (fine, coarse), (fine_depth, coarse_depth) = config.encoder_dims, config.encoder_depths
-        self.stem = conv(3 * STEM**2, fine)
-        self.fine = nn.Sequential(*(Block(fine) for _ in range(fine_depth)))
-        self.down = nn.Conv2d(fine * 4, coarse, 1)
-        self.coarse = nn.Sequential(*(Block(coarse) for _ in range(coarse_depth)))
-        self.head = conv(coarse, config.latent_channels)
-        self.linear = nn.Conv2d(3 * FACTOR**2, config.latent_channels, 1)
-        nn.init.zeros_(self.head.weight)
+        size = 3 * FACTOR**2
+        self.register_buffer("center", torch.zeros(size))
+        self.register_buffer("directions", torch.eye(channels, size))
+        self.register_buffer("scale", torch.ones(channels))
+
+    @torch.no_grad()
+    def fit(self, frames: Float[Tensor, "B 3 H W"]) -> None:
+        """Find the principal components of the squares of these frames, strongest first."""
+        squares = rearrange(unshuffle(frames, FACTOR), "B D h w -> (B h w) D").double()
+        variances, vectors = torch.linalg.eigh(torch.cov(squares.T))
+        channels = len(self.scale)
+        variances, vectors = variances.flip(0)[:channels], vectors.flip(1)[:, :channels]
+        vectors = vectors * torch.sign(vectors.sum(0))  # of a direction and its opposite, the one with the greater sum
+        unit = variances.sqrt().mean().rsqrt()  # so that the variance is 1 over all channels together
+        self.center.copy_(squares.mean(0))
+        self.directions.copy_(vectors.T)
+        self.scale.copy_(unit * variances**-0.25)
 
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Return latents that are not normalised yet."""
-        x = self.fine(self.stem(unshuffle(frames, STEM)))
-        x = self.coarse(self.down(unshuffle(x, FACTOR // STEM)))
-        return self.head(F.silu(x)) + self.linear(unshuffle(frames, FACTOR))
+        """Turn frames into latents."""
+        weight = self.directions * self.scale[:, None]
+        return F.conv2d(unshuffle(frames, FACTOR), weight[:, :, None, None], -weight @ self.center)
+
+    def invert(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Turn latents into the frames nearest to what they came from."""
+        weight = (self.directions / self.scale[:, None]).T
+        return shuffle(F.conv2d(latents, weight[:, :, None, None], self.center), FACTOR)
 
 
-class Decoder(nn.Module):
-    """The encoder's way back, wider."""
+class Detail(nn.Module):
+    """What the components leave out of a picture, told from a latent and its neighbours."""
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
-        (fine, coarse), (fine_depth, coarse_depth) = config.decoder_dims, config.decoder_depths
+        (coarse, fine), (coarse_depth, fine_depth) = config.dims, config.depths
         self.stem = conv(config.latent_channels, coarse)
         self.coarse = nn.Sequential(*(Block(coarse) for _ in range(coarse_depth)))
-        self.up = nn.Conv2d(coarse, fine * 4, 1)
+        self.up = nn.Conv2d(coarse, fine * (FACTOR // STEM) ** 2, 1)
         self.fine = nn.Sequential(*(Block(fine) for _ in range(fine_depth)))
         self.head = conv(fine, 3 * STEM**2)
-        self.linear = nn.Conv2d(config.latent_channels, 3 * FACTOR**2, 1)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Return frames, about in [-1, 1], from latents that are no longer normalised."""
         x = self.up(self.coarse(self.stem(latents)))
         x = self.fine(shuffle(x, FACTOR // STEM))
-        return shuffle(self.head(F.silu(x)), STEM) + shuffle(self.linear(latents), FACTOR)
+        return shuffle(self.head(standardise(x)), STEM)
 
 
 class Block(nn.Module):
-    """Two convolutions beside an identity; the identity alone at the start."""
+    """Two convolutions beside an identity, behind a norm over channels; the identity alone at the start."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -201,7 +208,12 @@ class Block(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+        return x + self.conv2(F.silu(self.conv1(standardise(x))))
+
+
+def standardise(x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+    """Give the channels of each position unit mean square."""
+    return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt()
 
 
 def conv(dim_in: int, dim_out: int) -> nn.Conv2d:

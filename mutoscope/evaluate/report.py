@@ -22,7 +22,8 @@ UNITS = {  # of the measures that are numbers: unit, digits, factor from what is
     "jump": ("levels", 2, 1.0),
     "path_error": ("% of width", 1, 100.0),
 }
-BY = {"model": "model", "autoencoder": "truth, encoded and decoded", "truth": "truth (the oracle's own figure)"}
+COLUMNS = {"model": "model", "autoencoder": "autoencoder", "truth": "oracle"}  # whose clips were judged: its heading
+LEGEND = "95 % intervals. autoencoder: true clips, encoded and decoded. oracle: true clips, as drawn."
 
 Row = Mapping[str, Any]  # one judged clip: "right" and "values" by measure; see suite.py
 
@@ -104,6 +105,7 @@ def save(result: Result, folder: Path) -> None:
             title, table.title, table.box = table.title, None, box.MARKDOWN
             console.print(f"**{title}**\n")
             console.print(table)
+        console.print(LEGEND)
 
 
 def load(folder: Path) -> Result:
@@ -143,6 +145,7 @@ def show(result: Result) -> None:
     console = Console()
     for table in tables(result):
         console.print(table)
+    console.print(LEGEND)
 
 
 def tables(result: Result) -> list[Table]:
@@ -151,18 +154,18 @@ def tables(result: Result) -> list[Table]:
     for name, part in result.sets.items():
         done = next(iter(part.model.values())).count
         of = f"{done} clips" if done == part.prompts else f"{done} of {part.prompts} clips"
-        table = Table(title=f"{name}: {part.title}, {of}", box=box.SIMPLE_HEAD)
-        table.add_column("right, 95 % interval")
-        for by in BY.values():
-            table.add_column(by, justify="right")
-        for measure in dict.fromkeys([*part.model, *part.autoencoder]):
-            cells = [getattr(part, by).get(measure) for by in BY]
+        table = Table(title=f"{name}: {part.title}, {of}", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("measure", no_wrap=True)
+        for heading in COLUMNS.values():
+            table.add_column(heading, justify="right", no_wrap=True)
+        for measure in dict.fromkeys(["all", *part.model, *part.autoencoder]):
+            cells = [getattr(part, by).get(measure) for by in COLUMNS]
             table.add_row(_label(measure), *(spell(figure, measure) if figure else "" for figure in cells))
         laid_out.append(table)
     if result.languages:
         table = Table(title="Chinese minus English, all right, on the same scenes", box=box.SIMPLE_HEAD)
         table.add_column("set")
-        table.add_column("points, 95 % interval", justify="right")
+        table.add_column("points", justify="right")
         for name, figure in result.languages.items():
             table.add_row(name, spell(figure, "all", signed=True))
         laid_out.append(table)
@@ -175,11 +178,11 @@ def _label(measure: str) -> str:
 
 
 def spell(figure: Figure, measure: str, *, signed: bool = False) -> str:
-    """Write a figure with its interval, in the measure's unit, such as ``93.4 (89.6 to 95.8)``."""
+    """Write a figure with its interval, in the measure's unit, such as ``93.4 (89.6–95.8)``."""
     _, digits, factor = UNITS.get(measure, (SHARE, 1, 100.0))
     sign = "+" if signed else ""
     value, low, high = (f"{number * factor:{sign}.{digits}f}" for number in (figure.value, figure.low, figure.high))
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low} to {high})" if signed else f"{value} ({low}–{high})"
 
 
 def compare(runs: Mapping[str, Mapping[str, Sequence[Row]]], headlines: Sequence[tuple[str, str]]) -> Table:

@@ -45,7 +45,11 @@ class Model(Protocol):
 
     name: str
     fingerprint: str
-    autoencoder: Autoencoder
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """What turns its latents into pixels."""
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -152,13 +156,13 @@ def compare(folders: Sequence[Path]) -> Table:
     if not shared:
         raise RequestError("These runs have no prompt in common. Measure the same sets.")
     by_folder = {
-        folder.name: {
+        str(folder): {
             name: [by_id["model", prompt.id] for prompt in shared if prompt.set == name]
             for name in dict.fromkeys(prompt.set for prompt in shared)
         }
         for folder, by_id in zip(folders, rows, strict=True)
     }
-    headlines = [(name, measure) for name in by_folder[folders[0].name] for measure in SETS[name].headlines]
+    headlines = [(name, measure) for name in by_folder[str(folders[0])] for measure in SETS[name].headlines]
     return report.compare(by_folder, headlines)
 
 

@@ -1,13 +1,9 @@
 """Train the toy autoencoder on frames of procedural worlds, without an adversary.
 
-    frame -> encoder -> latents, normalised by the batch -> plus noise -> decoder -> L1 + squares + edges
+    frames -> principal components (fitted once) -> latents, plus noise -> decoder -> L1 + squares + edges
 
-Three things make the latents good for a diffusion model and not only for the decoder. They are normalised inside the
-loss, so that noise added to them cannot be outgrown; what matters is therefore spread over many channels, and small
-errors of the diffusion model stay small in pixels. Training begins at the principal components of 8 x 8 squares, mixed
-so that all channels have the same deviation, which are smooth to begin with. And latents halved by averaging must
-decode to the frame halved by averaging (scale equivariance, Skorokhodov et al. 2025, arXiv 2502.14831), which keeps them
-from hiding detail in high frequencies.
+The encoder is fitted, not trained, so what is learned here is the decoder alone. Noise on the latents teaches it to
+decode what a diffusion model makes, which is never exactly what an encoder would have made.
 """
 
 import json
@@ -20,9 +16,8 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mutoscope.autoencoders.toy import FACTOR, ToyAutoencoder, ToyConfig, unshuffle
+from mutoscope.autoencoders.toy import FACTOR, ToyAutoencoder, ToyConfig
 from mutoscope.core import config, rng, weights
 from mutoscope.core.errors import RecipeError
 from mutoscope.core.log import progress
@@ -33,7 +28,7 @@ from mutoscope.worlds.scene import Split, sample
 
 CLIP_FRAMES = 16
 PREVIEW_CLIPS = 4
-STATISTICS_FRAMES = 4096  # over which the published mean and deviation are taken
+FITTED_FRAMES = 8192  # whose squares the components are taken from
 FIRST_HELD_OUT = 1_000_000_000  # seeds from here on are for measuring
 
 
@@ -49,12 +44,10 @@ class AutoencoderObjective:
         noise: greatest deviation of the noise on latents, whose own is 1; each sample draws its own, from 0 up.
         squares: weight of the squared error beside the absolute one.
         edges: weight of the absolute error of differences between neighbouring pixels.
-        halved: weight of the whole loss at half the scale, taken on half of the batch.
-        frozen_encoder: train the decoder alone, so that latents made before stay good.
     """
 
     model: ToyConfig = ToyConfig()
-    clips: int = 10_000
+    clips: int = 20_000
     frames_per_clip: int = 4
     first_seed: int = 0
     noise: float = 0.3
@@ -91,8 +84,7 @@ class Reconstruction(Objective):
         self.frames = world_frames(settings.clips, settings.frames_per_clip, settings.first_seed)
         self.sample_count: int | None = len(self.frames)
         module = ToyAutoencoder(settings.model)
-        start_at_principal_components(module, to_float(self.frames[:: max(1, len(self.frames) // 2048)]))
-        module.encoder.requires_grad_(not settings.frozen_encoder)
+        module.components.fit(to_float(self.frames[:: max(1, len(self.frames) // FITTED_FRAMES)]))
         self.module: nn.Module = module
 
     def batch(self, sample_ids: Sequence[int], step: int) -> ReconstructionBatch:
@@ -108,24 +100,12 @@ class Reconstruction(Objective):
     def loss(self, module: nn.Module, batch: ReconstructionBatch) -> tuple[Float[Tensor, " B"], Mapping[str, float]]:
         """Return the loss of each frame, and the mean peak signal-to-noise ratio in decibels."""
         assert isinstance(module, ToyAutoencoder)
-        settings = self.settings
-        raw = module.encoder(batch.frames).float()
-        if settings.frozen_encoder:
-            latents = module.normalise(raw) + batch.noise
-        else:
-            mean, std = statistics(raw)
-            latents = (raw - mean[:, None, None]) / std[:, None, None] + batch.noise
-            with torch.no_grad():  # the newest statistics; those published are taken anew over many frames
-                module.mean.copy_(mean)
-                module.std.copy_(std)
-        decoded = module.decoder(module.denormalise(latents)).float()
-        losses = self._distance(decoded, batch.frames)
-        if settings.halved > 0:
-            half = max(1, len(losses) // 2)
-            small = module.decoder(module.denormalise(F.avg_pool2d(latents[:half], 2))).float()
-            at_half = self._distance(small, F.avg_pool2d(batch.frames[:half], 2))
-            losses = losses + settings.halved * F.pad(at_half, (0, len(losses) - half))
-        return losses, {"psnr_db": float(psnr(decoded.detach().clamp(-1, 1), batch.frames).mean())}
+        with torch.no_grad(), torch.autocast(batch.frames.device.type, enabled=False):
+            latents = module.components(batch.frames) + batch.noise
+            linear = module.components.invert(latents)
+        decoded = linear + module.detail(latents).float()
+        quality = psnr(decoded.detach().clamp(-1, 1), batch.frames).mean()
+        return self._distance(decoded, batch.frames), {"psnr_db": float(quality)}
 
     def _distance(self, made: Float[Tensor, "B 3 H W"], wanted: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
         error = made - wanted
@@ -135,15 +115,9 @@ class Reconstruction(Objective):
 
     @torch.no_grad()
     def export(self, ema: nn.Module, path: Path) -> None:
-        """Write the weights in bfloat16, with the channel statistics taken anew over many frames."""
-        assert isinstance(ema, ToyAutoencoder)
-        if not self.settings.frozen_encoder:
-            picked = self.frames[:: max(1, len(self.frames) // STATISTICS_FRAMES)]
-            raw = torch.cat([ema.encoder(to_float(part)) for part in picked.split(64)])
-            for buffer, value in zip((ema.mean, ema.std), statistics(raw), strict=True):
-                buffer.copy_(value)
+        """Write the weights in bfloat16, the components as they are."""
         tensors = {
-            name: value.float() if name in ("mean", "std") else value.bfloat16()
+            name: value if name.startswith("components") else value.bfloat16()
             for name, value in ema.state_dict().items()
         }
         weights.save(path, tensors, {"config": json.dumps(config.to_json(self.settings.model))})
@@ -156,11 +130,6 @@ class Reconstruction(Objective):
         clips = torch.cat([world_clip(seed, "held_out") for seed in seeds])
         both = torch.stack([clips, ema.decode(ema.encode(clips))])
         return Video.from_tensor(rearrange(both, "row B C T H W -> C T (row H) (B W)"), fps=8)
-
-
-def statistics(raw: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """Return the mean and the deviation of every channel."""
-    return raw.mean((0, 2, 3)), (raw.var((0, 2, 3)) + 1e-6).sqrt()
 
 
 def psnr(made: Float[Tensor, "B *S"], wanted: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
@@ -188,39 +157,3 @@ def world_clip(seed: int, split: Split) -> Float[Tensor, "1 3 T H W"]:
 def to_float(frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Bring bytes to [-1, 1]."""
     return frames.float() / 127.5 - 1
-
-
-@torch.no_grad()
-def start_at_principal_components(autoencoder: ToyAutoencoder, frames: Float[Tensor, "B 3 H W"]) -> None:
-    """Set the linear maps beside encoder and decoder so that together they keep the principal components of squares.
-
-    Component i, of variance v, is scaled by v^-1/4: between v^0, where noise buries the weak ones, and v^-1/2, where it
-    drowns the strong ones in pixels; this is what loses least to equal noise on every channel. A Hadamard matrix then
-    mixes the components, so that all channels have the same deviation.
-    """
-    channels = autoencoder.config.latent_channels
-    squares = rearrange(unshuffle(frames, FACTOR), "B D h w -> (B h w) D").double()
-    mean = squares.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov(squares.T))
-    values, vectors = values[-channels:], vectors[:, -channels:]
-    mix = hadamard(channels) * values.sqrt().mean().rsqrt()
-    forward = mix @ torch.diag(values**-0.25) @ vectors.T
-    backward = torch.linalg.pinv(forward)
-    maps = (autoencoder.encoder.linear, forward, -forward @ mean), (autoencoder.decoder.linear, backward, mean)
-    for layer, weight, bias in maps:
-        layer.weight = nn.Parameter(weight[:, :, None, None].float())
-        layer.bias = nn.Parameter(bias.float())
-
-
-def hadamard(size: int) -> Float[Tensor, "C C"]:
-    """Return an orthogonal matrix whose entries all have the same magnitude, by Sylvester's doubling.
-
-    Raises:
-        RecipeError: if the size is no power of two.
-    """
-    matrix = torch.ones(1, 1, dtype=torch.float64)
-    while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    if len(matrix) != size:
-        raise RecipeError(f"latent_channels={size} must be a power of two. Use {len(matrix) // 2} or {len(matrix)}.")
-    return matrix / size**0.5

@@ -312,7 +312,7 @@ class Denoising(Objective):
     def _check(self) -> int:
         """Refuse data that this network cannot be trained on; return the number of spatial tokens of a frame."""
         settings = self.settings
-        made_with = fingerprint_of(Path(settings.autoencoder))
+        made_with = self.family.autoencoder.load(Path(settings.autoencoder)).latents_id()
         for shards in self.sources:
             if shards.description.get("autoencoder") != made_with:
                 raise RecipeError(

@@ -81,7 +81,7 @@ def run(
             else:
                 precompute.encode(phase, device=device, stop=stop)
             if stop.is_set():
-                raise Interrupted(f"Stopped after phase {phase.name}; all is saved. The same command goes on.")
+                raise Interrupted(f"Stopped in phase {phase.name}; all is saved. The same command goes on.")
     return done
 
 

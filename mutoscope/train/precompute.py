@@ -167,9 +167,9 @@ def encode(task: Precompute, *, device: str | torch.device = "cpu", stop: thread
     autoencoder.latent_shape(source.num_frames, source.height, source.width)
     clips = source.listing()
     described = {name: value for name, value in config.to_json(source).items() if name != "count"}
-    fingerprint = fingerprint_of(path)
+    encoder = autoencoder.latents_id()
     shards.describe(
-        folder, {"source": described, "autoencoder": fingerprint, "shard_size": task.shard_size, "dtype": task.dtype}
+        folder, {"source": described, "autoencoder": encoder, "shard_size": task.shard_size, "dtype": task.dtype}
     )
     groups = [clips[at : at + task.shard_size] for at in range(0, len(clips), task.shard_size)]
     stored = shards.count(folder)

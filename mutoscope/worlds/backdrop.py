@@ -18,26 +18,26 @@ from torch.nn import functional
 from mutoscope.worlds.render import CELL, TONE_RGB
 from mutoscope.worlds.scene import PAN_DISTANCE, ROLL_ANGLE, ZOOM_FACTOR
 
+# Background. Contrast is the difference between the two colours of a tone, 29 to 44 levels.
+LEAST_SEEN = 0.15  # of the picture must show background in every frame
 NOISE_LIMIT = 6.5  # levels, standard deviation of fine grain; strong noise begins at 15
-TONE_LIMIT = 20.0  # levels between the mean colour and the tone
-FLAT = 0.14  # RMS of the residual in units of the tone's contrast
-SLOPE_PLAIN = 0.10  # contrast per unit
-SLOPE_GRADIENT = (0.22, 0.80)  # contrast per unit, 0.45 drawn; zooming changes it by up to 1.45
-CHECKER_FIT = 0.84  # correlation with the lattice
-CHECKER_CONTRAST = (0.65, 1.35)
-TEXTURE_SPREAD = (0.09, 0.36)  # standard deviation in contrasts
-TEXTURE_STEP = 0.42  # contrast between neighbouring pixels of 64 x 64: above lies an edge, which mottle lacks
-QUADRANT_SPREAD = 0.045
-ODD_SHARE = 0.015  # of background pixels may be far off the model
-ODD = 0.5  # contrasts
+TONE_LIMIT = 20.0  # levels between the mean colour and the tone; two tones are 45 or more apart
+FLAT = 0.14  # contrasts, RMS off a plane: a gradient has 0.05, mottle 0.2
+SLOPE_PLAIN = 0.10  # contrasts per unit: below, a picture looks plain
+SLOPE_GRADIENT = (0.22, 0.80)  # contrasts per unit: 0.45 as drawn, times or divided by 1.45 after zooming
+PLAIN_OFF = 0.35  # contrasts between a plain background and its tone's first colour
+CHECKER_FIT = 0.84  # correlation with the lattice: 0.95 as drawn
+CHECKER_CONTRAST = (0.65, 1.35)  # of the nominal
+CHECKER_ODD_SHARE = 0.06  # of pixels on the wrong side: more than the edges of the squares ever give
+TEXTURE_SPREAD = (0.09, 0.36)  # contrasts, standard deviation: about 0.2 as drawn, 0.5 for two levels
+TEXTURE_STEP = 0.42  # contrasts between neighbouring pixels of 64 x 64: above lies an edge, which mottle lacks
+QUARTER_SPREAD = 0.045  # contrasts: each quarter of the picture must be mottled
+ODD, ODD_SHARE = 0.5, 0.015  # contrasts off a plane, and the share of pixels that may be
 JUMP_LIMIT = 5.0  # levels of mean brightness from frame to frame
-DRIFT_LIMIT = 16.0  # levels over the clip
+DRIFT_LIMIT = 16.0  # levels of mean brightness over the clip: a gradient under a moving camera changes by 12
 CHANGE_LIMIT = 7.0  # levels, mean absolute change of the background once the camera is undone
-CAMERA_GAIN = 0.72  # a move must lower the change below this share of what standing still leaves
-CAMERA_RANGE = (0.70, 1.38)  # of the nominal move
-CAMERA_WOBBLE = 0.10  # of the nominal move, RMS
 
-
+# Camera.
 KINDS = {
     "pan": ("pan left", "pan right"),
     "tilt": ("tilt up", "tilt down"),
@@ -46,6 +46,11 @@ KINDS = {
 }  # the names of a negative and of a positive extent
 COARSE = np.linspace(-1.5, 1.5, 21)  # nominal moves over the clip
 FINE = np.linspace(-0.2, 0.2, 9)  # nominal moves around the coarse answer, for every frame by itself
+CAMERA_GAIN = 0.72  # a move must lower the change below this share of what standing still leaves
+CAMERA_LEAST = 0.2  # nominal moves: less than this is a camera that stands still
+CAMERA_RANGE = (0.70, 1.38)  # nominal moves: drawn 0.92 to 1.08, frozen midway 0.5
+CAMERA_WOBBLE = 0.10  # nominal moves RMS off a steady one: 1.8 pixels of 64
+OVERLAP = 0.125  # of the picture must be background in both frames to compare them
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def read_background(
     notes: list[str],
 ) -> tuple[str | None, str | None]:
     """Name the background's kind and tone, the same at the beginning, in the middle and at the end."""
-    if clear.mean(axis=(1, 2)).min() < 0.15:
+    if clear.mean(axis=(1, 2)).min() < LEAST_SEEN:
         notes.append("background: hardly any of it is seen")
         return None, None
     level = np.array([frame[seen].mean() for frame, seen in zip(light, clear, strict=True)])
@@ -139,7 +144,7 @@ def _smooth_kind(mix: Float[np.ndarray, "H W"], clear: Bool[np.ndarray, "H W"]) 
     if np.sqrt((off**2).mean()) > FLAT or (off > ODD).mean() > ODD_SHARE:
         return None
     if slope <= SLOPE_PLAIN:
-        return "plain" if abs(float(values.mean())) < 0.35 else None
+        return "plain" if abs(float(values.mean())) < PLAIN_OFF else None
     return "gradient" if SLOPE_GRADIENT[0] <= slope <= SLOPE_GRADIENT[1] else None
 
 
@@ -149,7 +154,7 @@ def _kind(mix: Float[np.ndarray, "H W"], clear: Bool[np.ndarray, "H W"], notes: 
     if smooth is not None:
         return smooth
     fit, contrast, off = _checker(mix, clear)
-    if fit >= CHECKER_FIT and CHECKER_CONTRAST[0] <= contrast <= CHECKER_CONTRAST[1] and off <= ODD_SHARE * 4:
+    if fit >= CHECKER_FIT and CHECKER_CONTRAST[0] <= contrast <= CHECKER_CONTRAST[1] and off <= CHECKER_ODD_SHARE:
         return "checkered"
     height, width = mix.shape
     spread = float(mix[clear].std())
@@ -162,7 +167,7 @@ def _kind(mix: Float[np.ndarray, "H W"], clear: Bool[np.ndarray, "H W"], notes: 
         for columns in (slice(0, width // 2), slice(width // 2, width))
     ]
     least = min((float(part.std()) for part in quarters if len(part) > height * width / 16), default=0.0)
-    if TEXTURE_SPREAD[0] <= spread <= TEXTURE_SPREAD[1] and edge <= TEXTURE_STEP and least >= QUADRANT_SPREAD:
+    if TEXTURE_SPREAD[0] <= spread <= TEXTURE_SPREAD[1] and edge <= TEXTURE_STEP and least >= QUARTER_SPREAD:
         return "textured"
     notes.append(
         f"background: no kind fits (lattice {fit:.2f}, spread {spread:.2f}, edges {edge:.2f}, least {least:.2f})"
@@ -176,8 +181,7 @@ def _checker(mix: Float[np.ndarray, "H W"], clear: Bool[np.ndarray, "H W"]) -> t
     unit = height / 2
     mask = clear.astype(np.float32)
     signal = (2 * mix - 1) * mask
-    best = (0.0, 0.0, 1.0)
-    least = -1.0
+    best = (-1.0, 0.0, 1.0)
     for cell in (0.95 * CELL, CELL, 1.05 * CELL):
         phases = np.arange(0, 2, 1 / (cell * unit))
         bars = []
@@ -189,12 +193,11 @@ def _checker(mix: Float[np.ndarray, "H W"], clear: Bool[np.ndarray, "H W"]) -> t
         norm = np.sqrt((down**2) @ mask @ (across**2).T * float((signal**2).sum()))
         fit = dot / np.maximum(norm, 1e-6)
         row, column = np.unravel_index(int(np.argmax(fit)), fit.shape)
-        if fit[row, column] > least:
-            least = float(fit[row, column])
+        if fit[row, column] > best[0]:
             model = down[row][:, None] * across[column][None, :]
             contrast = float((signal * model).sum() / (model**2 * mask).sum())
             off = np.abs(signal - contrast * model)[clear] / 2
-            best = (least, contrast, float((off > ODD).mean()))
+            best = (float(fit[row, column]), contrast, float((off > ODD).mean()))
     return best
 
 
@@ -250,7 +253,7 @@ def _changes(
     both = (visible & (seen > 0.99)).astype(np.float32)
     off = (here - there) * both
     shared = both.sum(axis=1)
-    enough = shared >= 0.25 * rows.size * columns.size * 0.5
+    enough = shared >= OVERLAP * rows.size * columns.size
     total = np.maximum(shared, 1)
     return np.where(enough, np.abs(off).sum(axis=1) / total, 1e3), off.sum(axis=1) / total
 
@@ -270,7 +273,7 @@ def read_camera(
         change = _changes(light, clear, np.tile(some, len(COARSE)), camera)[0].reshape(len(COARSE), -1).mean(axis=1)
         if change.min() < best:
             best, kind, extent = float(change.min()), name, float(COARSE[change.argmin()])
-    if best > CAMERA_GAIN * still[some].mean() or abs(extent) < 0.2:
+    if best > CAMERA_GAIN * still[some].mean() or abs(extent) < CAMERA_LEAST:
         if max(still.max(), 1.4 * np.abs(shift).max()) <= CHANGE_LIMIT:
             return unmoved(num_frames, "static"), True
         notes.append(f"camera: standing still leaves a change of {still.max():.1f} levels and no move removes it")

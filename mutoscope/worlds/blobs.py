@@ -29,6 +29,7 @@ FAINT = 44.0  # below this level a thing that fades in is not yet seen: its dark
 CLEAN_CHROMA = 13.0  # below this a pixel shows background only
 SPECK_AREA = 0.009  # square units (9 pixels of 64 x 64): half of the smallest thing, small, shrunk and zoomed out
 SOFT_LEVEL = 0.70  # of a thing's chroma counts as full cover, since stripes, dots and shading darken to about this
+EDGE_BAND = (0.1, 0.5)  # of the level: outlines, but no dark stripe in a dark corner, which has 0.58
 LEVEL_RANK = 0.85  # of a thing's pixels by chroma: its brightest stripes, without the brightest noise
 GAP = 2  # pixels around a thing that belong neither to its core nor to the background
 
@@ -36,7 +37,7 @@ PATCH = 32  # grid points a side, over 1.75 radii each way
 PATCH_REACH = 1.75
 TURN_STEP = math.radians(5)
 PERIOD = {"circle": 0, "ring": 0, "square": 90, "cross": 90, "star": 72, "triangle": 120, "heart": 360}  # degrees
-TEMPLATE_RADII = tuple(2.2 * 1.3**power for power in range(12))  # pixels
+TEMPLATE_RADII = tuple(2.2 * 1.3**power for power in range(15))  # pixels
 TEMPLATE_SIGMAS = (0.4, 0.75)  # pixels: as drawn (and read between pixels), and as a good autoencoder leaves it
 
 
@@ -128,7 +129,7 @@ def find_blobs(
         cover = np.clip(values / (SOFT_LEVEL * level), 0, 1)
         rows, columns = np.divmod(pixels % (height * width), width)
         area = float(cover.sum())
-        edge = (values > 0.1 * level) & (values < 0.6 * level)
+        edge = (values > EDGE_BAND[0] * level) & (values < EDGE_BAND[1] * level)
         blobs.append(
             Blob(
                 frame=int(pixels[0] // (height * width)),

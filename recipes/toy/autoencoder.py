@@ -19,7 +19,7 @@ def recipe() -> Recipe:
                 steps=4000,
                 batch_size=32,
                 optimizer=AdamW(beta1=0.9, beta2=0.99),
-                lr=2e-3,
+                lr=1e-3,
                 warmup_steps=100,
                 schedule="cosine",
                 ema_decay=0.998,

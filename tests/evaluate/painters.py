@@ -1,20 +1,25 @@
 """Models that paint instead of generating: the truth, or the truth spoiled in one known way."""
 
 import hashlib
+import math
+from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import torch
 
+from mutoscope.autoencoders.base import LatentShape, Patch, Size
 from mutoscope.core.video import Video
 from mutoscope.diffusion.guidance import Guidance
 from mutoscope.evaluate import world
 from mutoscope.pipeline import Settings
 from mutoscope.worlds.render import render
+from mutoscope.worlds.scene import COLOURS
 
 
 class Same:
-    """An autoencoder that loses nothing."""
+    """An autoencoder that changes nothing."""
 
     def encode(self, video):
         return video
@@ -22,28 +27,43 @@ class Same:
     def decode(self, latents):
         return latents
 
+    def decode_stream(self, latents):
+        yield latents
+
+    def latent_shape(self, num_frames, height, width, patch=Patch()):
+        return LatentShape(3, num_frames, height, width)
+
+    def nearest_size(self, num_frames, height, width, patch=Patch()):
+        return Size(num_frames, height, width)
+
 
 class Painter:
-    """Draws the scene of the prompt, then spoils it; after `stops_after` clips it is switched off."""
+    """Draws the prompt's scene, changed before or spoiled after; switched off after `stops_after` clips."""
 
-    def __init__(self, spoil=lambda frames: frames, stops_after=None):
+    def __init__(self, change=lambda scene: scene, spoil=lambda frames: frames, stops_after=math.inf):
         self.name, self.fingerprint, self.device = "painter", "f" * 64, torch.device("cpu")
         self.autoencoder = Same()
-        self.spoil, self.stops_after = spoil, stops_after
+        self.change, self.spoil, self.stops_after = change, spoil, stops_after
         self.requests = []
 
     def settings(self, request):
         return Settings(16, 64, 64, Fraction(8), request.steps or 30, 1.0, "euler", Guidance(5.0))
 
     def generate(self, requests):
-        if self.stops_after is not None and len(self.requests) + len(requests) > self.stops_after:
+        if len(self.requests) + len(requests) > self.stops_after:
             raise KeyboardInterrupt
         self.requests += requests
-        return [Video.from_array(self.spoil(self._truth(request)), 8) for request in requests]
+        clips = [self.spoil(render(self.change(scene_of(request)))) for request in requests]
+        return [Video.from_array(clip, 8) for clip in clips]
 
-    def _truth(self, request):
-        by_seed = {seed_of(prompt, 0): prompt for prompt in world.load() if prompt.text == request.prompt}
-        return render(by_seed[request.seed].scene)
+
+def scene_of(request):
+    return prompts_by_request()[request.prompt, request.seed].scene
+
+
+@cache
+def prompts_by_request():
+    return {(prompt.text, seed_of(prompt, 0)): prompt for prompt in world.load()}
 
 
 def seed_of(prompt, base):
@@ -51,10 +71,11 @@ def seed_of(prompt, base):
     return int.from_bytes(digest[:4], "little")
 
 
-def recoloured(frames):
-    """Turn every colour into another by passing the channels on; greys stay what they are."""
-    vivid = frames.max(axis=-1, keepdims=True) - frames.min(axis=-1, keepdims=True) > 58
-    return np.where(vivid, frames[..., [1, 2, 0]], frames)
+def recoloured(scene):
+    """Give every thing the next colour."""
+    following = {colour: COLOURS[(index + 3) % len(COLOURS)] for index, colour in enumerate(COLOURS)}
+    things = tuple(replace(thing, colour=following[thing.colour]) for thing in scene.things)
+    return replace(scene, things=things)
 
 
 def halted(frames):

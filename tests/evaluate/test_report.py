@@ -35,16 +35,16 @@ def test_a_saved_result_reads_back_the_same(tmp_path):
 def test_the_tables_are_markdown_with_every_figure(tmp_path):
     report.save(a_result(), tmp_path)
     text = (tmp_path / "result.md").read_text(encoding="utf-8")
-    assert "10 of 256 clips" in text and "70.0 (39.7 to 89.2)" in text and "-1.0 (-3.0 to +2.0)" in text
+    assert "10 of 256 clips" in text and "70.0 (39.7–89.2)" in text and "-1.0 (-3.0 to +2.0)" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 5 + 3  # head, rule and three measures; head, rule and one set
     assert len({row.count("|") for row in rows[:5]}) == 1
 
 
 def test_figures_are_written_in_their_unit():
-    assert report.spell(Figure(0.934, 0.896, 0.958, 256), "all") == "93.4 (89.6 to 95.8)"
-    assert report.spell(Figure(31.26, 30.9, 31.7, 128), "missing_psnr") == "31.3 (30.9 to 31.7)"
-    assert report.spell(Figure(0.012, 0.008, 0.016, 128), "path_error") == "1.2 (0.8 to 1.6)"
+    assert report.spell(Figure(0.934, 0.896, 0.958, 256), "all") == "93.4 (89.6–95.8)"
+    assert report.spell(Figure(31.26, 30.9, 31.7, 128), "missing_psnr") == "31.3 (30.9–31.7)"
+    assert report.spell(Figure(0.012, 0.008, 0.016, 128), "path_error") == "1.2 (0.8–1.6)"
 
 
 def test_the_tables_print(capsys):
