@@ -30,7 +30,7 @@ from mutoscope.diffusion.guidance import Given, Guidance, guide
 from mutoscope.diffusion.samplers import OnStep
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import Encoder
-from mutoscope.models.family import Condition, Facts, Family, find, resolve
+from mutoscope.models.family import Condition, Facts, Family, Sampling, find, resolve
 
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "euler": samplers.euler,
@@ -79,10 +79,10 @@ class Request:
 class Size:
     """The clips that a model was trained on, which it makes unless asked otherwise."""
 
-    num_frames: int = 16
-    height: int = 64
-    width: int = 64
-    fps: Fraction = Fraction(8)
+    num_frames: int
+    height: int
+    width: int
+    fps: Fraction
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ class System:
         encoder: prompts -> tokens.
         name: how messages and sidecars call it.
         size: what it was trained on.
+        sampling: defaults of its own, if it has others than its family.
         autocast: type for matrix products, or None to keep the network's own.
-        fingerprint: SHA-256 of its weights file, where it came from one.
+        fingerprint: SHA-256 of the files that its network, autoencoder and text encoder came from, if they did.
     """
 
     def __init__(
@@ -134,12 +135,14 @@ class System:
         autoencoder: Autoencoder,
         encoder: Encoder,
         name: str,
-        size: Size = Size(),
+        size: Size,
+        sampling: Sampling | None = None,
         autocast: torch.dtype | None = None,
         fingerprint: str = "",
     ) -> None:
         self.family, self.network, self.autoencoder, self.encoder = family, network, autoencoder, encoder
         self.name, self.size, self.autocast, self.fingerprint = name, size, autocast, fingerprint
+        self.sampling = sampling or family.sampling
         self.patch = Patch(network.config.patch_size[0], network.config.patch_size[1])
 
     @property
@@ -153,7 +156,7 @@ class System:
         Raises:
             RequestError: for an empty prompt, an illegal size, an unknown solver, or given pictures that do not fit.
         """
-        own = self.family.sampling
+        own = self.sampling
         if not request.prompt.strip():
             raise RequestError("The prompt is empty. Say what the video should show, in a few words.")
         num_frames = self.size.num_frames if request.num_frames is None else request.num_frames
@@ -287,8 +290,8 @@ def load(name: str = DEFAULT_MODEL, device: str | torch.device | None = None) ->
     family, preset = find(metadata["model"])
     network = family.network(config.from_json(type(preset), json.loads(metadata["config"])))
     weights.load_into(network, tensors, source=str(path))
-    autoencoder = family.autoencoder.load(_beside(path, AUTOENCODER))
-    encoder = family.encoder.load(_beside(path, ENCODER))
+    files = path, _beside(path, AUTOENCODER), _beside(path, ENCODER)
+    autoencoder, encoder = family.autoencoder.load(files[1]), family.encoder.load(files[2])
     size = json.loads(metadata["size"])
     return System(
         family,
@@ -297,8 +300,9 @@ def load(name: str = DEFAULT_MODEL, device: str | torch.device | None = None) ->
         encoder.to(device).eval().requires_grad_(False),
         name,
         Size(size["num_frames"], size["height"], size["width"], Fraction(size["fps"])),
+        config.from_json(Sampling, json.loads(metadata["sampling"])) if "sampling" in metadata else None,
         torch.bfloat16 if device.type == "cuda" else None,
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(),
     )
 
 

@@ -143,6 +143,11 @@ def evaluate(
     sets: tuple[str, ...] = (),
     limit: OptionalInt = None,
     batch_size: int = 16,
+    steps: OptionalInt = None,
+    guidance: OptionalFloat = None,
+    image_guidance: OptionalFloat = None,
+    sampler: OptionalText = None,
+    seed: int = 0,
     device: OptionalText = None,
 ) -> None:
     """Measure a model; the same command goes on where a measurement was stopped.
@@ -154,11 +159,40 @@ def evaluate(
         sets: Parts of the suite; all that make up its main figures if not given.
         limit: Samples of each part, to try the command out.
         batch_size: Clips sampled at once.
+        steps: Sampling steps; the model's own number if not given, as for the three options below.
+        guidance: How strongly to follow the prompt and the pictures.
+        image_guidance: How strongly to follow the pictures, if not as the prompt.
+        sampler: euler, heun or adams_bashforth.
+        seed: Of the noise.
         device: cpu, cuda, mps; the best there is, if not given.
     """
-    from mutoscope.apps import jobs
+    from mutoscope.core.log import progress
+    from mutoscope.evaluate import report, world
+    from mutoscope.evaluate.suite import run_world
+    from mutoscope.pipeline import Request, load
 
-    jobs.evaluate(model, suite, out, sets, limit, batch_size, device)
+    system = load(model, device)
+    out = out or Path("outputs/evaluate") / Path(model).with_suffix("").as_posix().replace("/", "-")
+    sampling = Request("", steps=steps, guidance=guidance, image_guidance=image_guidance, sampler=sampler, seed=seed)
+    shown = 0
+    with progress(len(world.load(sets or world.MAIN, limit)), "judged") as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal shown
+            bar.advance(done - shown)
+            shown = done
+
+        result = run_world(
+            system,
+            out,
+            sets=sets,
+            limit=limit,
+            batch_size=batch_size,
+            sampling=sampling,
+            on_progress=on_progress,
+        )
+    report.show(result)
+    print(out / "result.json")
 
 
 def world(
@@ -188,7 +222,7 @@ def world(
     if what == "clips":
         footage.write_clips(out, count, seed, (height or 64, width or 64), 16, split)
     else:
-        footage.write_footage(out, count, seed, (height or 240, width or 320))
+        footage.write_footage(out, count, seed, (height or 240, width or 320), split)
     print(f"{out}: {count} videos, with what they show")
 
 

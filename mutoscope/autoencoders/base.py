@@ -1,6 +1,6 @@
 """What every autoencoder offers, and the one place that knows which sizes it takes.
 
-    video "B 3 T H W" in [-1, 1]  --encode-->  latents "B C t h w", zero mean and unit deviation in each channel
+    video "B 3 T H W" in [-1, 1]  --encode-->  latents "B C t h w", zero mean, unit variance over all channels together
     latents "B C t h w"           --decode-->  video "B 3 T H W" in [-1, 1]
                                   --decode_stream-->  the same frames in order, in groups that fit in memory
 
@@ -43,7 +43,7 @@ class Autoencoder(Protocol):
     """Turn pixels into normalised latents and latents into pixels."""
 
     def encode(self, video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        """Encode a video in [-1, 1] into latents of zero mean and unit deviation."""
+        """Encode a video in [-1, 1] into latents of zero mean and unit variance over all channels together."""
         ...
 
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:

@@ -62,7 +62,9 @@ class ToyAutoencoder(nn.Module):
         self.config = config
         self.components = Components(config.latent_channels)
         self.detail = Detail(config)
-        self.to(memory_format=torch.channels_last)  # convolutions on a CPU are several times faster so
+        for layer in self.detail.modules():
+            if isinstance(layer, nn.Conv2d):  # several times faster on a CPU with channels last
+                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, path: Path) -> "ToyAutoencoder":

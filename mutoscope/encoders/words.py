@@ -92,7 +92,7 @@ class Tokenizer:
         missing = dict.fromkeys(
             word for word in split(text) if self._counts(word) and self._known_form(word) not in self.number
         )
-        return [(word, difflib.get_close_matches(word, self.vocabulary, n=3, cutoff=0.5)) for word in missing]
+        return [(word, difflib.get_close_matches(word, self.vocabulary, n=3, cutoff=0.6)) for word in missing]
 
     def _counts(self, word: str) -> bool:
         return word not in MARKS or word in self.number

@@ -188,7 +188,7 @@ class STIV(nn.Module):
             kept_space = repeat(space[:, keep], "two B K D -> two (B t) 1 K D", t=tokens.shape[1])
         for block in self.blocks[: self.config.depth - self.config.full_blocks]:
             kept = block(kept, layers, text, cond.mask, kept_space, time)
-        tokens = kept if keep is None else tokens.scatter(2, index, kept)
+        tokens = kept if keep is None else tokens.to(kept.dtype).scatter(2, index, kept)
         for block in self.blocks[self.config.depth - self.config.full_blocks :]:
             tokens = block(tokens, layers, text, cond.mask, space, time)
         height = x.shape[3] // self.config.patch_size[1]
@@ -375,14 +375,15 @@ def inflate(image: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
         The state of the video model.
     """
     state = STIV(config).state_dict()
-    for name in _spatial(image, state):
-        tensor = image[name]
-        if name == "patch.weight":
-            tensor = repeat(tensor, "D (C q) -> D (C p q)", C=config.latent_channels, p=config.patch_size[0])
-            tensor = tensor / config.patch_size[0]
-        elif name in ("head.out.weight", "head.out.bias"):
-            tensor = repeat(tensor, "(C q) ... -> (C p q) ...", C=config.latent_channels, p=config.patch_size[0])
-        state[name] = tensor
+    frames, channels = config.patch_size[0], config.latent_channels
+    growth = {"patch.weight": frames, "head.out.weight": frames, "head.out.bias": frames}
+    names = [name for name in state if ".temporal." not in name]
+    _refuse_unless(image, {name: state[name].numel() // growth.get(name, 1) for name in names}, "an image model")
+    for name in names:
+        state[name] = image[name]
+    state["patch.weight"] = repeat(image["patch.weight"], "D (C q) -> D (C p q)", C=channels, p=frames) / frames
+    for name in ("head.out.weight", "head.out.bias"):
+        state[name] = repeat(image[name], "(C q) ... -> (C p q) ...", C=channels, p=frames)
     return state
 
 
@@ -398,19 +399,20 @@ def join(image: Mapping[str, Tensor], video: Mapping[str, Tensor], config: Confi
         The state of the new video model.
     """
     state = inflate(image, config)
+    _refuse_unless(video, {name: tensor.numel() for name, tensor in state.items()}, "a video model")
     return state | {name: video[name] for name in state if ".temporal." in name}
 
 
-def _spatial(image: Mapping[str, Tensor], video: Mapping[str, Tensor]) -> list[str]:
-    """Return the names that an image model shares with a video model: all but temporal attention."""
-    names = [name for name in video if ".temporal." not in name]
-    if image.keys() != set(names):
-        wrong = sorted(image.keys() ^ set(names))
+def _refuse_unless(given: Mapping[str, Tensor], numbers: Mapping[str, int], what: str) -> None:
+    """Refuse weights unless each tensor is there, with that many numbers, and there is no other."""
+    wrong = sorted(given.keys() ^ numbers.keys())
+    wrong += [name for name, number in numbers.items() if name in given and given[name].numel() != number]
+    if wrong:
         raise WeightsError(
-            f"these are not the weights of an image model of this depth: {wrong[0]} is missing or too much, and "
-            f"{len(wrong) - 1} more. Give weights trained with temporal=False."
+            f"these are not the weights of {what} of this config: {len(wrong)} tensors differ, {wrong[0]} among them. "
+            "Give weights of the same depth, dim and latent_channels; an image model has patch_size=(1, ...) and "
+            "temporal=False."
         )
-    return names
 
 
 KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # nothing was published, so there is nothing to rename

@@ -53,8 +53,6 @@ class AutoencoderObjective:
     noise: float = 0.3
     squares: float = 4.0
     edges: float = 0.5
-    halved: float = 0.25
-    frozen_encoder: bool = False
 
     def __post_init__(self) -> None:
         if self.clips < 1 or not 1 <= self.frames_per_clip <= CLIP_FRAMES:

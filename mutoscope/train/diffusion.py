@@ -29,7 +29,7 @@ from mutoscope.data.schema import Clip
 from mutoscope.data.shards import Shards
 from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.models import family as families
-from mutoscope.models.family import Facts
+from mutoscope.models.family import Facts, Sampling
 from mutoscope.pipeline import AUTOENCODER, BUNDLED, ENCODER, Request, Size, System
 from mutoscope.train.precompute import fingerprint_of
 from mutoscope.train.step import Objective
@@ -146,7 +146,7 @@ class DiffusionObjective:
         lengths: of the captions.
         inflate: the weights to start from are those of an image model, whose patches grow along time.
         prompts: shown by ``sample_every``.
-        sampling_steps: for those.
+        sampling: defaults for the model that is made, kept with its weights; None leaves it those of its family.
     """
 
     data: tuple[Latents, ...]
@@ -163,7 +163,7 @@ class DiffusionObjective:
     lengths: LengthMix = LengthMix()
     inflate: bool = False
     prompts: tuple[str, ...] = ("a small red circle drifts left over a checkered floor", "一个大的蓝色星形在旋转")
-    sampling_steps: int = 20
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         if not (0 <= self.text_dropout <= 1 and 0 <= self.mask_ratio < 1):
@@ -256,6 +256,8 @@ class Denoising(Objective):
             "config": json.dumps(config.to_json(self.config)),
             "size": json.dumps(size),
         }
+        if self.settings.sampling is not None:
+            metadata["sampling"] = json.dumps(config.to_json(self.settings.sampling))
         state = ema.state_dict()
         weights.save(path, {k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}, metadata)
 
@@ -267,11 +269,8 @@ class Denoising(Objective):
         size = Size(self.num_frames, first.height, first.width, first.frames_a_second)
         autoencoder = self.family.autoencoder.load(Path(self.settings.autoencoder)).eval()
         autoencoder.to(next(ema.parameters()).device)
-        system = System(self.family, ema, autoencoder, self.encoder, self.settings.model, size)
-        steps = self.settings.sampling_steps
-        videos = system.generate(
-            [Request(prompt, steps=steps, seed=seed) for seed, prompt in enumerate(self.settings.prompts)]
-        )
+        system = System(self.family, ema, autoencoder, self.encoder, self.settings.model, size, self.settings.sampling)
+        videos = system.generate([Request(prompt, seed=seed) for seed, prompt in enumerate(self.settings.prompts)])
         return Video.from_array(np.concatenate([video.array() for video in videos], axis=2), size.fps)
 
     def _draw(self, sample_id: int, step: int) -> tuple[Tensor, Facts, str, Tensor, Tensor | None]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -94,7 +94,7 @@ class Reading(Objective):
     def batch(self, sample_ids: Sequence[int], step: int) -> ReadingBatch:
         """Write a caption in each language for every scene, telling the same facts."""
         assert isinstance(self.module, Lesson)
-        lengths = [self._length(one) for one in sample_ids]
+        lengths: list[Length] = [self._length(one) for one in sample_ids]
         scenes = [world.sample(one, split="train") for one in sample_ids]
         captions = [
             describe(scene, one, language, length)
@@ -154,7 +154,7 @@ class Lesson(nn.Module):
         self.scene = nn.Linear(dim, _classes(SCENE_FACTS))
         self.pooled = nn.Linear(dim, SLOTS * _classes(THING_FACTS) + _classes(SCENE_FACTS))
 
-    def read_tokens(self, text: TextTokens) -> list[Float[Tensor, "B C"]]:
+    def read_tokens(self, text: TextTokens) -> list[Float[Tensor, "B _"]]:
         """Return the scores of every fact, read from the tokens."""
         key, value = rearrange(self.key_value(text.tokens), "B S (two N K) -> two B N S K", two=2, K=self.head_dim)
         queries = repeat(self.queries, "Q (N K) -> B N Q K", B=len(key), K=self.head_dim).to(key.dtype)
@@ -162,7 +162,7 @@ class Lesson(nn.Module):
         things = rearrange(self.thing(read[:, :SLOTS]), "B Q C -> B (Q C)")
         return _split(torch.cat([things, self.scene(read[:, SLOTS])], 1))
 
-    def read_pooled(self, text: TextTokens) -> list[Float[Tensor, "B C"]]:
+    def read_pooled(self, text: TextTokens) -> list[Float[Tensor, "B _"]]:
         """Return the scores of every fact, read from the pooled vector."""
         return _split(self.pooled(text.pooled))
 
@@ -224,15 +224,15 @@ def _classes(facts: Mapping[str, tuple]) -> int:
     return sum(1 + len(values) for values in facts.values())
 
 
-def _split(scores: Float[Tensor, "B C"]) -> list[Float[Tensor, "B c"]]:
+def _split(scores: Float[Tensor, "B C"]) -> list[Float[Tensor, "B _"]]:
     sizes = [1 + len(values) for values in (*list(THING_FACTS.values()) * SLOTS, *SCENE_FACTS.values())]
     return list(scores.float().split(sizes, dim=1))
 
 
-def _cross_entropy(scores: list[Float[Tensor, "B C"]], facts: Int[Tensor, "B F"]) -> Float[Tensor, " B"]:
+def _cross_entropy(scores: list[Float[Tensor, "B _"]], facts: Int[Tensor, "B F"]) -> Float[Tensor, " B"]:
     columns = zip(scores, facts.unbind(1), strict=True)
     return torch.stack([F.cross_entropy(one, fact, reduction="none") for one, fact in columns]).mean(0)
 
 
-def _right(scores: list[Float[Tensor, "B C"]], facts: Int[Tensor, "B F"]) -> Tensor:
+def _right(scores: list[Float[Tensor, "B _"]], facts: Int[Tensor, "B F"]) -> Bool[Tensor, "B F"]:
     return torch.stack([one.argmax(1) for one in scores], 1) == facts

@@ -18,23 +18,23 @@ from torch.nn import functional
 from mutoscope.worlds.render import CELL, TONE_RGB
 from mutoscope.worlds.scene import PAN_DISTANCE, ROLL_ANGLE, ZOOM_FACTOR
 
-# Background. Contrast is the difference between the two colours of a tone, 29 to 44 levels.
+# Background. A contrast is the difference between the two colours of a tone, 31 to 44 levels.
 LEAST_SEEN = 0.15  # of the picture must show background in every frame
 NOISE_LIMIT = 6.5  # levels, standard deviation of fine grain; strong noise begins at 15
-TONE_LIMIT = 20.0  # levels between the mean colour and the tone; two tones are 45 or more apart
-FLAT = 0.14  # contrasts, RMS off a plane: a gradient has 0.05, mottle 0.2
-SLOPE_PLAIN = 0.10  # contrasts per unit: below, a picture looks plain
+TONE_LIMIT = 20.0  # levels between the mean colour and the tone's line; the nearest two lines are 24 apart
+FLAT = 0.11  # contrasts, RMS off a plane: a gradient has 0.02, after mild damage 0.06, mottle 0.16
+SLOPE_PLAIN = 0.10  # contrasts per unit: below, a picture looks plain; 0.04 after mild damage
 SLOPE_GRADIENT = (0.22, 0.80)  # contrasts per unit: 0.45 as drawn, times or divided by 1.45 after zooming
 PLAIN_OFF = 0.35  # contrasts between a plain background and its tone's first colour
-CHECKER_FIT = 0.84  # correlation with the lattice: 0.95 as drawn
+CHECKER_FIT = 0.84  # correlation with the lattice: 0.96 as drawn, mottle 0.27
 CHECKER_CONTRAST = (0.65, 1.35)  # of the nominal
-CHECKER_ODD_SHARE = 0.06  # of pixels on the wrong side: more than the edges of the squares ever give
-TEXTURE_SPREAD = (0.09, 0.36)  # contrasts, standard deviation: about 0.2 as drawn, 0.5 for two levels
-TEXTURE_STEP = 0.42  # contrasts between neighbouring pixels of 64 x 64: above lies an edge, which mottle lacks
-QUARTER_SPREAD = 0.045  # contrasts: each quarter of the picture must be mottled
+CHECKER_ODD_SHARE = 0.06  # of pixels far off the lattice: none as drawn
+TEXTURE_SPREAD = (0.09, 0.36)  # contrasts, standard deviation: 0.16 to 0.27 as drawn, two levels 0.46
+TEXTURE_STEP = 0.42  # contrasts between neighbouring pixels of 64 x 64: 0.13 drawn, 0.23 damaged, 1 at an edge
+QUARTER_SPREAD = 0.045  # contrasts in the calmest quarter of the picture: 0.09 or more as drawn
 ODD, ODD_SHARE = 0.5, 0.015  # contrasts off a plane, and the share of pixels that may be
-JUMP_LIMIT = 5.0  # levels of mean brightness from frame to frame
-DRIFT_LIMIT = 16.0  # levels of mean brightness over the clip: a gradient under a moving camera changes by 12
+JUMP_LIMIT = 5.0  # levels of mean brightness from frame to frame: 1.5 as drawn
+DRIFT_LIMIT = 16.0  # levels of mean brightness over the clip: 8 for a gradient under a moving camera
 CHANGE_LIMIT = 7.0  # levels, mean absolute change of the background once the camera is undone
 
 # Camera.

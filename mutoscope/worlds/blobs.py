@@ -65,7 +65,7 @@ def chroma_of(rgb: Float[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T H W"] |
     plain = rgb[:, ::2, ::2][muted[:, ::2, ::2]]
     own = np.median(plain - plain.mean(axis=-1, keepdims=True), axis=0)
     offset = rgb - rgb.mean(axis=-1, keepdims=True) - own
-    return np.sqrt(np.einsum("thwc,thwc->thw", offset, offset))
+    return np.sqrt(np.einsum("tyxc,tyxc->tyx", offset, offset))
 
 
 def grown(mask: Bool[np.ndarray, "T H W"], by: int) -> Bool[np.ndarray, "T H W"]:

@@ -12,18 +12,23 @@ from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.train.autoencoder import FIRST_HELD_OUT, psnr, world_clip
 
 BUNDLED = Path(str(files("mutoscope"))) / "bundled" / "autoencoder_toy.safetensors"
-SMALL = ToyConfig(encoder_dims=(8, 8), decoder_dims=(8, 8))
+SMALL = ToyConfig(dims=(8, 8), depths=(1, 1))
 
 
 @pytest.fixture
 def autoencoder() -> ToyAutoencoder:
     torch.manual_seed(0)
     network = ToyAutoencoder(SMALL)
-    for head in (network.encoder.head, network.decoder.head):
-        torch.nn.init.normal_(head.weight, std=0.1)
-    network.mean.normal_()
-    network.std.uniform_(0.5, 2.0)
+    network.components.fit(frames())
+    torch.nn.init.normal_(network.detail.head.weight, std=0.1)
     return network.eval().requires_grad_(False)
+
+
+def frames() -> Tensor:
+    """Make pictures whose squares have components of many variances."""
+    coarse = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    fine = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    return torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear") + 0.1 * fine
 
 
 def video(num_frames: int, height: int = 32, width: int = 48, batch: int = 2) -> Tensor:
@@ -56,9 +61,26 @@ def test_decoded_pixels_stay_in_range(autoencoder: ToyAutoencoder) -> None:
     assert autoencoder.decode(100 * torch.randn(1, 16, 2, 4, 4)).abs().max() <= 1
 
 
-def test_normalise_and_denormalise_undo_each_other(autoencoder: ToyAutoencoder) -> None:
-    raw = torch.randn(2, 16, 4, 4)
-    torch.testing.assert_close(autoencoder.denormalise(autoencoder.normalise(raw)), raw)
+def test_latents_are_centred_uncorrelated_and_of_unit_variance_together(autoencoder: ToyAutoencoder) -> None:
+    latents = autoencoder.components(frames()).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(latents.mean(1), torch.zeros(16), rtol=0, atol=1e-4)
+    covariance = torch.cov(latents)
+    torch.testing.assert_close(covariance.diagonal().mean(), torch.tensor(1.0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(covariance, torch.diag(covariance.diagonal()), rtol=0, atol=1e-3)
+
+
+def test_the_linear_part_loses_the_variance_of_the_components_left_out(autoencoder: ToyAutoencoder) -> None:
+    """Which no other linear map of 16 numbers undercuts (Pearson 1901)."""
+    squares = frames().unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).reshape(-1, 192).double()
+    lost = torch.linalg.eigvalsh(torch.cov(squares.T))[:-16].sum() * (len(squares) - 1) / squares.numel()
+    made = autoencoder.components.invert(autoencoder.components(frames()))
+    torch.testing.assert_close((made - frames()).square().mean().double(), lost, rtol=1e-3, atol=0)
+
+
+def test_latents_invert_to_the_frames_that_give_them_again(autoencoder: ToyAutoencoder) -> None:
+    latents = torch.randn(2, 16, 4, 4)
+    again = autoencoder.components(autoencoder.components.invert(latents))
+    torch.testing.assert_close(again, latents, rtol=1e-3, atol=1e-4)
 
 
 def test_latent_shape_is_the_shape_of_the_latents(autoencoder: ToyAutoencoder) -> None:

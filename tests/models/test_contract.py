@@ -18,9 +18,8 @@ SIZES = [(4, 8, 12), (8, 8, 8)]  # latent frames, rows, columns
 FACTS = Facts(height=64, width=96, num_frames=8, crop_left=16, stride=3)
 
 
-@pytest.fixture(params=families())
-def family(request: pytest.FixtureRequest) -> Family:
-    return load(request.param)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("family", [load(name) for name in families()], ids=families())
 
 
 @dataclass

@@ -1,5 +1,6 @@
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ CONTRACT = Path(__file__).with_name("test_contract.py")
 
 
 @pytest.fixture
-def pinhole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def pinhole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Put the family that the page on adding a family shows where families lie."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "pinhole.py").write_text(blocks[0], encoding="utf-8")

@@ -68,7 +68,7 @@ def test_mild_damage_of_an_autoencoder_changes_no_answer() -> None:
 
 
 def test_an_irregular_path_within_a_pixel_is_still_its_motion() -> None:
-    # A pixel to and fro at every second pair of frames: RMS 0.7 pixels in x.
+    # Back and forth at every second frame: RMS 0.7 pixels in x.
     frames = render(SCENE)
     scenes = [replace(SCENE, things=(replace(STAR, x=STAR.x + shift / 32),)) for shift in (-0.7, 0.7)]
     ways = [render(scene) for scene in scenes]
