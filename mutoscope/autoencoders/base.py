@@ -9,7 +9,7 @@ message names the nearest one that does.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -39,6 +39,7 @@ class Patch(NamedTuple):
     space: int = 1
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """Turn pixels into normalised latents and latents into pixels."""
 

@@ -11,7 +11,7 @@ A family whose published code counts the other way, or in 0..1000, converts at i
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -29,6 +29,7 @@ class Pair(NamedTuple):
     """Of the squared error; zero on given frames."""
 
 
+@runtime_checkable
 class Process(Protocol):
     """A path from data to noise that a network can be trained on."""
 

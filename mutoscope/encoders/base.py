@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -23,6 +23,7 @@ class TextTokens:
     pooled: Float[Tensor, "B D"]
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Turn prompts into tokens."""
 

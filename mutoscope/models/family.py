@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class Facts:
     stride: int = 1
 
 
+@runtime_checkable
 class Condition(Protocol):
     """All that a network sees besides the noisy latents and the time: tensors whose first axis is the sample."""
 
@@ -60,6 +61,7 @@ class Condition(Protocol):
         ...
 
 
+@runtime_checkable
 class Config(Protocol):
     """What the rest of the package asks of a network's config; the rest of its fields are the family's own."""
 

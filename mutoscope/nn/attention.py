@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-FEW_KEYS = 128
+FEW_KEYS = 192
 
 
 def attend(

@@ -82,9 +82,7 @@ def distance(shape: str, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"])
         return np.minimum(square, lobes) * HEART_SIDE
     if shape == "cross":
         x, y = np.abs(x), np.abs(y)
-        bars = np.minimum(
-            np.maximum(x - CROSS_LENGTH, y - CROSS_WIDTH), np.maximum(x - CROSS_WIDTH, y - CROSS_LENGTH)
-        )
+        bars = np.minimum(np.maximum(x - CROSS_LENGTH, y - CROSS_WIDTH), np.maximum(x - CROSS_WIDTH, y - CROSS_LENGTH))
         return bars
     raise ValueError(f"no shape is called {shape!r}")
 

@@ -76,9 +76,7 @@ def test_mistakes_name_what_was_given(
     assert says in error
 
 
-def test_models_are_listed_with_their_size(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_are_listed_with_their_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "models") == 0
     assert "stiv/toy" in capsys.readouterr().out
 

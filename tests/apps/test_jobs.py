@@ -81,7 +81,7 @@ def test_every_seed_has_its_own_file(system: System, job: GenerateJob, tmp_path:
 def test_picture_of_another_size_is_refused_unless_a_fit_is_named(
     system: System, job: GenerateJob, photo: Path
 ) -> None:
-    with pytest.raises(RequestError, match="96x48, the clip is 32x32. Add --fit crop"):
+    with pytest.raises(RequestError, match=r"96x48, the clip is 32x32\. Add --fit crop"):
         generate(replace(job, image=photo), system, quiet=True)
 
 
@@ -169,4 +169,4 @@ def test_other_sizes_than_trained_are_noted(
     system: System, job: GenerateJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generate(replace(job, height=48), system)
-    assert "trained on 4 frames of 32x32" in capsys.readouterr().err
+    assert "trained on clips of 4 x 32x32" in capsys.readouterr().err
