@@ -324,8 +324,8 @@ def bundled_weights(name: str) -> Path:
     path = BUNDLED / f"{family}_{preset}.safetensors"
     if not path.exists():
         raise WeightsError(
-            f"{family}/{preset} has no weights here, for none were published. Train it (mutoscope train) and give the file "
-            f"that training wrote as the model, or use the bundled {DEFAULT_MODEL}."
+            f"{family}/{preset} has no weights here, for none were published. Train it (mutoscope train) and give the "
+            f"file that training wrote as the model, or use the bundled {DEFAULT_MODEL}."
         )
     return path
 

@@ -217,7 +217,7 @@ def _warnings(job: GenerateJob, system: System, settings: Settings) -> list[str]
     own = system.size
     if (settings.num_frames, settings.height, settings.width) != (own.num_frames, own.height, own.width):
         notes.append(
-            f"this model was trained on clips of {own.num_frames} x {own.width}x{own.height}; other sizes may look worse"
+            f"this model was trained on clips of {own.num_frames} x {own.width}x{own.height}; others may look worse"
         )
     return notes
 
