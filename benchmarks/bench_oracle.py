@@ -275,7 +275,7 @@ def main(options: Options) -> None:
     clean, spent_ms = right_answers(options.renders, FIRST_SEED["renders"], damage=False)
     result: dict[str, object] = {
         "benchmark": "oracle",
-        **vars(options),
+        "clips": vars(options),
         "clean": clean,
         "ms_per_clip": round(spent_ms, 1),
     }

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from mutoscope.diffusion.guidance import Given, Guidance, guide
 from mutoscope.diffusion.samplers import OnStep
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import Encoder
-from mutoscope.models.family import Condition, Facts, Family, Sampling, find, resolve
+from mutoscope.models.family import Condition, Config, Facts, Family, Sampling, find, resolve
 
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "euler": samplers.euler,
@@ -143,7 +144,8 @@ class System:
         self.family, self.network, self.autoencoder, self.encoder = family, network, autoencoder, encoder
         self.name, self.size, self.autocast, self.fingerprint = name, size, autocast, fingerprint
         self.sampling = sampling or family.sampling
-        self.patch = Patch(network.config.patch_size[0], network.config.patch_size[1])
+        frames, rows, _ = cast(Config, network.config).patch_size
+        self.patch = Patch(frames, rows)
 
     @property
     def device(self) -> torch.device:

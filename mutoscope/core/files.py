@@ -24,7 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            os.chmod(temporary, mode)  # as any new file has it: safetensors leaves its files to their owner alone
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -138,7 +138,7 @@ def find_blobs(
                 radius=math.sqrt(area / math.pi) / unit,
                 level=level,
                 rgb=flat_rgb[pixels[values >= 0.85 * level]].mean(axis=0),
-                slope=float(steep[pixels[edge]].mean() / level) if edge.any() else 0.0,
+                slope=float(steep[pixels[edge]].mean() / level) if edge.any() else 1.0,  # an edge on the grid
                 pixels=pixels % (height * width),
                 cover=cover,
             )

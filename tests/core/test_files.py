@@ -42,3 +42,12 @@ def test_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(MutoscopeError, match="cannot write"), replacing(tmp_path / "a" / "b.txt"):
         pass
+
+
+def test_file_may_be_read_by_whom_any_new_file_may(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    with replacing(tmp_path / "guarded") as temporary:
+        temporary.touch(mode=0o600)
+        temporary.chmod(0o600)
+    assert (tmp_path / "guarded").stat().st_mode == plain.stat().st_mode

@@ -33,6 +33,9 @@ class Same:
     def latent_shape(self, num_frames, height, width, patch=Patch()):
         return LatentShape(3, num_frames, height, width)
 
+    def latents_id(self) -> str:
+        return "same"
+
     def nearest_size(self, num_frames, height, width, patch=Patch()):
         return Size(num_frames, height, width)
 
