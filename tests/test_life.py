@@ -9,7 +9,7 @@ import torch
 
 from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.core.video import Video
-from mutoscope.pipeline import BUNDLED, load
+from mutoscope.pipeline import BUNDLED, Request, load
 from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents
 from mutoscope.train.loop import run
 from mutoscope.train.precompute import FolderClips, Precompute
@@ -41,16 +41,14 @@ def test_short_training_on_real_clips_lowers_the_loss_and_generates_a_file(tmp_p
         "real",
         (
             Precompute("latents", clips, AUTOENCODER, str(tmp_path / "latents")),
-            Phase(
-                "clips", objective, steps=60, batch_size=4, lr=5e-3, warmup_steps=5, ema_decay=0.8, log_every=20
-            ),
+            Phase("clips", objective, steps=60, batch_size=4, lr=5e-3, warmup_steps=5, ema_decay=0.8, log_every=20),
         ),
     )
     weights = run(recipe, tmp_path / "run")
     log = [json.loads(line) for line in (tmp_path / "run" / "clips" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     job = GenerateJob(
-        "a man signs", image=MEDIA / "signing_again_man.mkv", fit="crop", steps=4, out=tmp_path / "made.mp4"
+        Request("a man signs", steps=4), image=MEDIA / "signing_again_man.mkv", fit="crop", out=tmp_path / "made.mp4"
     )
     (path,) = generate(job, load(str(weights), "cpu"), quiet=True)
     video = Video.open(path)

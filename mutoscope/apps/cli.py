@@ -65,28 +65,24 @@ def generate(
         out: Folder, or a file ending in .mp4, .webm, .gif or .png.
         device: cpu, cuda, mps; the best there is, if not given.
     """
-    from mutoscope.apps import jobs
+    from fractions import Fraction
 
-    job = jobs.GenerateJob(
-        prompt=prompt,
-        model=model,
-        image=image,
-        last_image=last_image,
-        video=video,
-        fit=fit,
+    from mutoscope.apps import jobs
+    from mutoscope.pipeline import Request
+
+    request = Request(
+        prompt,
         num_frames=num_frames,
         height=height,
         width=width,
-        fps=fps,
+        fps=None if fps is None else Fraction(fps).limit_denominator(1001),
         steps=steps,
         guidance=guidance,
         image_guidance=image_guidance,
         sampler=sampler,
         seed=seed,
-        count=count,
-        out=out,
-        device=device,
     )
+    job = jobs.GenerateJob(request, model, image, last_image, video, fit, count, out, device)
     for path in jobs.generate(job):
         print(path)
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -42,23 +41,26 @@ PAD_GREY = 127
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """What `mutoscope generate` was asked; the options are explained there. None is the model's own default."""
+    """What to make, and from which files.
 
-    prompt: str
+    Args:
+        request: prompt and settings; its seed is that of the first video.
+        model: see `pipeline.load`.
+        image: picture that becomes the first frame.
+        last_image: picture that becomes the last frame.
+        video: clip whose last frames become the first ones.
+        fit: what to do with a picture of another size.
+        count: how many videos, with seeds that count up.
+        out: folder, or file.
+        device: see `pipeline.load`.
+    """
+
+    request: Request
     model: str = DEFAULT_MODEL
     image: Path | None = None
     last_image: Path | None = None
     video: Path | None = None
     fit: Fit = "exact"
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fps: float | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    image_guidance: float | None = None
-    sampler: str | None = None
-    seed: int = 0
     count: int = 1
     out: Path = Path("outputs")
     device: str | None = None
@@ -80,8 +82,8 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
     """
     if job.count < 1:
         raise RequestError(f"count={job.count} makes nothing. Give at least 1.")
-    if job.seed < 0:
-        raise RequestError(f"seed={job.seed} is negative. Give 0 or more.")
+    if job.request.seed < 0:
+        raise RequestError(f"seed={job.request.seed} is negative. Give 0 or more.")
     if job.image is not None and job.video is not None:
         raise RequestError("Both --image and --video say how the clip begins. Give one of them.")
     paths = _name_files(job)
@@ -119,8 +121,8 @@ def _name_files(job: GenerateJob) -> list[Path]:
     if suffix:
         if job.count == 1:
             return [job.out]
-        return [job.out.with_stem(f"{job.out.stem}-{job.seed + index}") for index in range(job.count)]
-    return [_free_name(folder, f"{_slug(job.prompt)}-{job.seed + index}") for index in range(job.count)]
+        return [job.out.with_stem(f"{job.out.stem}-{job.request.seed + index}") for index in range(job.count)]
+    return [_free_name(folder, f"{_slug(job.request.prompt)}-{job.request.seed + index}") for index in range(job.count)]
 
 
 def _slug(prompt: str) -> str:
@@ -139,20 +141,7 @@ def _free_name(folder: Path, stem: str) -> Path:
 
 def _requests(job: GenerateJob, system: System) -> tuple[list[Request], list[str]]:
     """Read the pictures and spell the job out, one request for each seed; say what was done to the pictures."""
-    fps = None if job.fps is None else Fraction(job.fps).limit_denominator(1001)
-    bare = Request(
-        job.prompt,
-        num_frames=job.num_frames,
-        height=job.height,
-        width=job.width,
-        fps=fps,
-        steps=job.steps,
-        guidance=job.guidance,
-        image_guidance=job.image_guidance,
-        sampler=job.sampler,
-        seed=job.seed,
-    )
-    settings = system.settings(bare)
+    settings = system.settings(job.request)
     notes: list[str] = []
     given: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
     if job.image is not None:
@@ -170,7 +159,8 @@ def _requests(job: GenerateJob, system: System) -> tuple[list[Request], list[str
         notes.append(f"frames {len(frames) - CONTINUED} to {len(frames) - 1} of {job.video} begin the new clip")
     if job.last_image is not None:
         given[settings.num_frames - 1] = _picture(job.last_image, settings, job.fit, notes)
-    return [replace(bare, given=given, seed=job.seed + index) for index in range(job.count)], notes
+    seeds = range(job.request.seed, job.request.seed + job.count)
+    return [replace(job.request, given=given, seed=seed) for seed in seeds], notes
 
 
 def _picture(path: Path, settings: Settings, fit: Fit, notes: list[str]) -> UInt8[np.ndarray, "H W 3"]:
@@ -212,7 +202,7 @@ def _warnings(job: GenerateJob, system: System, settings: Settings) -> list[str]
     notes = [
         f'this model does not know "{word}" (nearest known: {", ".join(near) or "none"}); '
         "`mutoscope models` lists models that know more"
-        for word, near in system.encoder.unknown(job.prompt)
+        for word, near in system.encoder.unknown(job.request.prompt)
     ]
     own = system.size
     if (settings.num_frames, settings.height, settings.width) != (own.num_frames, own.height, own.width):
@@ -344,11 +334,12 @@ def demo(out: Path, device: str | None = None) -> tuple[list[Path], Path]:
             picture = out / "picture.png"
             size = system.size
             Video.from_array(render(DEMO_SCENE, 1, size.height, size.width), size.fps).save(picture)
-        videos += generate(GenerateJob(prompt, image=picture, out=out / f"{name}.mp4"), system)
+        videos += generate(GenerateJob(Request(prompt), image=picture, out=out / f"{name}.mp4"), system)
         print(f"{videos[-1]}: {prompt}")
     sheet = out / "all.gif"
     side_by_side = np.concatenate([Video.open(path).array() for path in videos], axis=2)
-    Video.from_array(side_by_side, system.size.fps).save(sheet)
+    height, width = side_by_side.shape[1:3]
+    Video.from_array(side_by_side, system.size.fps).resized(2 * height, 2 * width).save(sheet)
     return videos, sheet
 
 

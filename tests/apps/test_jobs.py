@@ -1,6 +1,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from mutoscope.apps import jobs
 from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.video import Video
-from mutoscope.pipeline import System
+from mutoscope.pipeline import Request, System
 from tests.toy_system import toy_system
 
 
@@ -22,7 +23,7 @@ def system() -> System:
 
 @pytest.fixture
 def job(tmp_path: Path) -> GenerateJob:
-    return GenerateJob("a red circle drifts left", steps=2, out=tmp_path / "out")
+    return GenerateJob(Request("a red circle drifts left", steps=2), out=tmp_path / "out")
 
 
 @pytest.fixture
@@ -43,23 +44,23 @@ def test_same_job_writes_the_same_bytes(system: System, job: GenerateJob, tmp_pa
 
 
 def test_sidecar_names_the_command_that_makes_the_file_again(system: System, job: GenerateJob, tmp_path: Path) -> None:
-    paths = generate(replace(job, count=2, seed=5), system, quiet=True)
+    paths = generate(replace(job, request=replace(job.request, seed=5), count=2), system, quiet=True)
     record = json.loads(Path(f"{paths[1]}.json").read_text(encoding="utf-8"))
     assert record["seed"] == 6
-    assert record["command"][:3] == ["mutoscope", "generate", job.prompt]
+    assert record["command"][:3] == ["mutoscope", "generate", job.request.prompt]
     options = options_of(record["command"])
-    again = GenerateJob(
-        prompt=record["command"][2],
+    request = Request(
+        record["command"][2],
         num_frames=int(options["--num-frames"]),
         height=int(options["--height"]),
         width=int(options["--width"]),
-        fps=float(options["--fps"]),
+        fps=Fraction(options["--fps"]),
         steps=int(options["--steps"]),
         guidance=float(options["--guidance"]),
         sampler=options["--sampler"],
         seed=int(options["--seed"]),
-        out=tmp_path / "again.mp4",
     )
+    again = GenerateJob(request, out=tmp_path / "again.mp4")
     assert generate(again, system, quiet=True)[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -73,7 +74,9 @@ def test_results_in_a_folder_never_overwrite_each_other(system: System, job: Gen
 
 
 def test_every_seed_has_its_own_file(system: System, job: GenerateJob, tmp_path: Path) -> None:
-    paths = generate(replace(job, count=3, seed=1, out=tmp_path / "x.gif"), system, quiet=True)
+    paths = generate(
+        replace(job, request=replace(job.request, seed=1), count=3, out=tmp_path / "x.gif"), system, quiet=True
+    )
     assert [path.name for path in paths] == ["x-1.gif", "x-2.gif", "x-3.gif"]
     assert all(path.exists() for path in paths)
 
@@ -95,7 +98,7 @@ def test_fitted_picture_says_what_was_done_to_it(
 
 
 def test_crop_keeps_the_middle_and_pad_keeps_everything(system: System, photo: Path) -> None:
-    settings = system.settings(jobs.Request("a circle"))
+    settings = system.settings(Request("a circle"))
     frame = np.zeros((32, 64, 3), np.uint8)
     frame[:, 16:48] = 255
     assert (jobs._fit(frame, settings, "crop", "it", []) == 255).all()
@@ -112,7 +115,7 @@ def test_continuation_begins_with_the_last_four_frames_of_the_clip(
     frames = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     clip = tmp_path / "clip.mp4"
     Video.from_array(frames, 8).save(clip)
-    requests, notes = jobs._requests(replace(job, video=clip, num_frames=8), system)
+    requests, notes = jobs._requests(replace(job, request=replace(job.request, num_frames=8), video=clip), system)
     decoded = Video.open(clip).array()
     assert sorted(requests[0].given) == [0, 1, 2, 3]
     assert all((requests[0].given[index] == decoded[3 + index]).all() for index in range(4))
@@ -128,7 +131,7 @@ def test_clip_too_short_to_continue_is_refused(system: System, job: GenerateJob,
     ("change", "says"),
     [
         ({"count": 0}, "count=0"),
-        ({"seed": -1}, "seed=-1"),
+        ({"request": Request("a circle", seed=-1)}, "seed=-1"),
         ({"image": Path("x.png"), "video": Path("y.mp4")}, "Give one of them"),
         ({"out": Path("film.avi")}, "ends in .avi"),
     ],
@@ -159,7 +162,7 @@ def test_failed_sampling_leaves_nothing_behind(
 def test_unknown_words_are_named_with_their_neighbours(
     system: System, job: GenerateJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    generate(replace(job, prompt="a red circl and a zebra"), system)
+    generate(replace(job, request=Request("a red circl and a zebra", steps=1)), system)
     notes = capsys.readouterr().err
     assert 'does not know "circl" (nearest known: circle)' in notes
     assert '"zebra" (nearest known: none)' in notes
@@ -168,5 +171,5 @@ def test_unknown_words_are_named_with_their_neighbours(
 def test_other_sizes_than_trained_are_noted(
     system: System, job: GenerateJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    generate(replace(job, height=48), system)
+    generate(replace(job, request=Request("a red circle", height=48, steps=1)), system)
     assert "trained on clips of 4 x 32x32" in capsys.readouterr().err
