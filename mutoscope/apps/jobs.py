@@ -148,6 +148,7 @@ def _requests(job: GenerateJob, system: System) -> tuple[list[Request], list[str
         given[0] = _picture(job.image, settings, job.fit, notes)
     if job.video is not None:
         clip = Video.open(job.video)
+        notes += [f"{job.video}: {notice}" for notice in clip.notices]
         frames = clip.array()
         if len(frames) < CONTINUED:
             raise RequestError(
@@ -165,6 +166,7 @@ def _requests(job: GenerateJob, system: System) -> tuple[list[Request], list[str
 
 def _picture(path: Path, settings: Settings, fit: Fit, notes: list[str]) -> UInt8[np.ndarray, "H W 3"]:
     video = Video.open(path)
+    notes += [f"{path}: {notice}" for notice in video.notices]
     return _fit(next(iter(video.frames())), settings, fit, str(path), notes)
 
 

@@ -73,7 +73,7 @@ SHAPE_MARGIN = 0.006  # to the second best: 0.014 or more as drawn, 0.002 where 
 SIZE_LIMIT = 0.185  # log radius off the nominal: half way between two sizes
 
 # Motion. Lengths in units, extents over the whole clip.
-SPEED_LIMIT = 6.5  # of the fastest bounce under a moving camera; what is farther off in the next frame is another thing
+SPEED_LIMIT = 9.0  # the fastest bounce seen by a camera that zooms in has 8.1; what is farther off is another thing
 WOBBLE = 0.05  # RMS off the ideal path: 1.6 pixels of 64
 SCALE_WOBBLE = 0.07  # log radius RMS off steady growth: what growth that stops midway leaves
 CONSTANT_SCALE = 0.16  # log radius that still counts as no growth: a third of what grows or shrinks

@@ -91,7 +91,7 @@ def recipe() -> Recipe:
             Phase(
                 name="tasks",
                 objective=tasks,
-                steps=3600,
+                steps=3000,
                 batch_size=32,
                 lr=1e-3,
                 warmup_steps=100,

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from mutoscope.core.errors import RequestError
 from mutoscope.worlds.oracle import Reading, ThingReading, expected, measure, verdict, verdict_for
-from mutoscope.worlds.render import render
+from mutoscope.worlds.render import SQUARE_HALF, render
 from mutoscope.worlds.scene import Scene, Thing, sample, unscored
 
 STAR = Thing("star", "red", "medium", "solid", "right", "slow", 0.0, 0.1, 0.26, 0.1, 0.38, 0.0, 1)
@@ -75,6 +75,18 @@ def test_an_irregular_path_within_a_pixel_is_still_its_motion() -> None:
     for index in range(len(frames)):
         frames[index] = ways[index // 2 % 2][index]
     assert verdict(measure(frames), SCENE)["all"]
+
+
+def test_the_fastest_thing_is_followed() -> None:
+    thing = replace(STAR, shape="circle", motion="bounce", speed="fast", extent=3.0, y=0.28)
+    scene = replace(SCENE, things=(thing,), camera="zoom in", camera_extent=1.5)
+    assert verdict(measure(render(scene)), scene)["all"]
+
+
+def test_an_outline_that_falls_between_pixels_is_sharp() -> None:
+    square = replace(still("square"), radius=7 / 32 / SQUARE_HALF, angle=0.0)  # 14 pixels a side
+    scene = replace(SCENE, things=(square,))
+    assert verdict(measure(render(scene)), scene)["all"]
 
 
 @pytest.mark.parametrize(
