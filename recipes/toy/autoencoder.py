@@ -27,5 +27,20 @@ def recipe() -> Recipe:
                 save_every=500,
                 sample_every=500,
             ),
+            # Less noise and more weight on large errors, once the decoder has found its way: shapes get their corners.
+            Phase(
+                name="sharpen",
+                objective=AutoencoderObjective(noise=0.1, squares=10.0),
+                start_from="previous",
+                steps=5000,
+                batch_size=32,
+                optimizer=AdamW(beta1=0.9, beta2=0.99),
+                lr=1e-3,
+                warmup_steps=100,
+                schedule="cosine",
+                ema_decay=0.998,
+                precision="bf16",
+                save_every=500,
+            ),
         ),
     )
