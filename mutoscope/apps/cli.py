@@ -162,21 +162,23 @@ def evaluate(
         seed: Of the noise.
         device: cpu, cuda, mps; the best there is, if not given.
     """
-    from mutoscope.core.log import progress
-    from mutoscope.evaluate import report, world
+    from contextlib import ExitStack
+
+    from mutoscope.core.log import Progress, progress
+    from mutoscope.evaluate import report
     from mutoscope.evaluate.suite import run_world
     from mutoscope.pipeline import Request, load
 
     system = load(model, device)
     out = out or Path("outputs/evaluate") / Path(model).with_suffix("").as_posix().replace("/", "-")
     sampling = Request("", steps=steps, guidance=guidance, image_guidance=image_guidance, sampler=sampler, seed=seed)
-    shown = 0
-    with progress(len(world.load(sets or world.MAIN, limit)), "judged") as bar:
+    with ExitStack() as shown:
+        bars: list[Progress] = []  # made when the suite first says how much there is to do
 
         def on_progress(done: int, total: int) -> None:
-            nonlocal shown
-            bar.advance(done - shown)
-            shown = done
+            if not bars:
+                bars.append(shown.enter_context(progress(total, "judged")))
+            bars[0].advance(done - bars[0].done)
 
         result = run_world(
             system,

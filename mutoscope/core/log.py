@@ -94,13 +94,13 @@ class Progress:
     """What `progress` hands out: a count of work done, and how to show it."""
 
     def __init__(self, done: int, show: Callable[[int, str], None]) -> None:
-        self._done = done
+        self.done = done
         self._show = show
 
     def advance(self, n: int = 1, **fields: float) -> None:
         """Count `n` more as done, and show `fields`, such as loss=0.31, beside the count."""
-        self._done += n
-        self._show(self._done, ", ".join(f"{name} {value:.4g}" for name, value in fields.items()))
+        self.done += n
+        self._show(self.done, ", ".join(f"{name} {value:.4g}" for name, value in fields.items()))
 
 
 @contextmanager
