@@ -1,8 +1,10 @@
-"""Weights on disk: safetensors only, written whole, read whole, loaded strictly."""
+"""Weights on disk: safetensors only, written and read whole, loaded strictly; and the names that others give them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -11,6 +13,57 @@ from mutoscope.core.errors import WeightsError
 from mutoscope.core.files import replacing
 
 NAMES_SHOWN = 3  # of each kind of mismatch, to keep an error on one line
+
+
+class Key(NamedTuple):
+    """What one tensor of ours is called in a published layout."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    """The tensors that are joined along the first axis to make ours; mostly one."""
+    rows: tuple[int, ...] = ()
+    """How many rows each of them has, where there are several."""
+    swap: bool = False
+    """Whether the two halves of the first axis stand in the other order there."""
+
+
+def to_ours(tensors: Mapping[str, Tensor], keys: Iterable[Key], *, source: str) -> dict[str, Tensor]:
+    """Turn published weights into ours.
+
+    Args:
+        tensors: exactly the tensors that `keys` names.
+        keys: names of one layout.
+        source: where the tensors came from, for the error.
+
+    Raises:
+        WeightsError: a name is missing or not known.
+    """
+    keys = tuple(keys)
+    wanted = [name for key in keys for name in key.theirs]
+    problems = {
+        "missing": [name for name in wanted if name not in tensors],
+        "unknown": sorted(tensors.keys() - set(wanted)),
+    }
+    if any(problems.values()):
+        summary = "; ".join(f"{len(names)} {problem}: {_few(names)}" for problem, names in problems.items() if names)
+        raise WeightsError(
+            f"{source} is not of this layout: {summary}. Choose the model and layout that it was made for."
+        )
+    ours = {}
+    for key in keys:
+        parts = [tensors[name] for name in key.theirs]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        ours[key.ours] = _swap(joined) if key.swap else joined
+    return ours
+
+
+def to_theirs(tensors: Mapping[str, Tensor], keys: Iterable[Key]) -> dict[str, Tensor]:
+    """Turn our weights into published ones; the way back of `to_ours`."""
+    theirs: dict[str, Tensor] = {}
+    for key in keys:
+        tensor = _swap(tensors[key.ours]) if key.swap else tensors[key.ours]
+        theirs |= dict(zip(key.theirs, tensor.split(key.rows) if key.rows else [tensor], strict=True))
+    return theirs
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -81,6 +134,10 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) 
             f"{source} does not fit {type(module).__name__}: {summary}. Choose the model that they were made for."
         )
     module.load_state_dict(dict(tensors))
+
+
+def _swap(tensor: Tensor) -> Tensor:
+    return torch.cat(tensor.chunk(2)[::-1])
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mutoscope import models
 from mutoscope.core.errors import RequestError
+from mutoscope.core.weights import Key
 from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.diffusion.guidance import Guidance
 from mutoscope.encoders.base import TextTokens
@@ -77,7 +78,12 @@ class Config(Protocol):
 
     @property
     def text_dim(self) -> int:
-        """Width of the text tokens and of the pooled text."""
+        """Width of the text tokens."""
+        ...
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled text."""
         ...
 
 
@@ -128,9 +134,11 @@ class Family:
         condition: (text tokens, facts of each sample) -> condition.
         sampling: defaults.
         accepts: what a request may bring.
-        keys: for each published layout of weights, published name -> ours.
+        keys: config -> for each published layout of weights, the names there of all our tensors.
         inflate: (weights of an image model, config of a video model) -> weights to start training the video model from;
             None if the family has no image model.
+        masks_text: padded text tokens are not looked at. False where the published model does look at them; its
+            encoder's tokens are then all real, and always as many.
     """
 
     name: str
@@ -144,8 +152,9 @@ class Family:
     condition: Callable[[TextTokens, Sequence[Facts]], Any]
     sampling: Sampling
     accepts: Accepts
-    keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    keys: Callable[[Any], Mapping[str, Sequence[Key]]] = lambda _: {}
     inflate: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]] | None = None
+    masks_text: bool = True
 
 
 def families() -> list[str]:

@@ -93,6 +93,11 @@ class Config:
         if not 0 <= self.full_blocks <= self.depth:
             raise RecipeError(f"full_blocks={self.full_blocks} of depth={self.depth} blocks. Use 0 to {self.depth}.")
 
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled text: that of its tokens."""
+        return self.text_dim
+
 
 PRESETS = MappingProxyType(
     {
@@ -415,8 +420,6 @@ def _refuse_unless(given: Mapping[str, Tensor], numbers: Mapping[str, int], what
         )
 
 
-KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # nothing was published, so there is nothing to rename
-
 FAMILY = Family(
     name="stiv",
     network=STIV,
@@ -439,6 +442,5 @@ FAMILY = Family(
         steps=50, sampler="euler", guidance=Guidance(text_scale=7.5, renormalised_by="sample")
     ),  # section 3.4: joint guidance of 7.5, renormalised. Our reading: Euler, 50 steps, the whole sample as axis
     accepts=Accepts(given="any"),
-    keys=KEYS,
     inflate=inflate,
 )
