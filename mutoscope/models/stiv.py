@@ -72,6 +72,9 @@ class Config:
         text_dim: width of text tokens and pooled text (section 3.2: an internal CLIP of bigG size, 1280).
         rope_grid: tokens along T, H, W in the training that this one continues; positions of a longer axis are squeezed
             into that range (section 2.4, interpolation). None: positions count tokens.
+        skip: add to the answer a multiple of the noisy latents, learned by channel and time. Ours, not the paper's:
+            near noise the velocity is mostly that noise, which then need not pass through tokens that are not much
+            wider than it (docs/decisions/0002-toy-training.md).
     """
 
     depth: int
@@ -84,6 +87,7 @@ class Config:
     latent_channels: int = 8
     text_dim: int = 1280
     rope_grid: tuple[int, int, int] | None = None
+    skip: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % self.head_dim or self.head_dim % 4:
@@ -104,8 +108,8 @@ PRESETS = MappingProxyType(
         "XL": Config(depth=28, dim=1152),  # table 1: 18, 24 and 48 heads of width 64
         "XXL": Config(depth=38, dim=1536),
         "M": Config(depth=46, dim=3072),
-        "toy": Config(depth=8, dim=224, head_dim=32, latent_channels=16, text_dim=192),
-        "tiny": Config(depth=3, dim=32, head_dim=8, latent_channels=4, text_dim=12),
+        "toy": Config(depth=8, dim=224, head_dim=32, latent_channels=16, text_dim=192, skip=True),
+        "tiny": Config(depth=3, dim=32, head_dim=8, latent_channels=4, text_dim=12, skip=True),
     }
 )
 
@@ -159,6 +163,7 @@ class STIV(nn.Module):
         self.modulation = SharedModulation(config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config.dim, patch)
+        self.skip = Embed(FREQUENCIES, config.latent_channels) if config.skip else None
         self.apply(_initialise)
 
     def forward(
@@ -198,6 +203,9 @@ class STIV(nn.Module):
             tokens = block(tokens, layers, text, cond.mask, space, time)
         height = x.shape[3] // self.config.patch_size[1]
         stiv_velocity = unpatchify(self.head(tokens, head), self.config.patch_size, height)
+        if self.skip is not None:
+            multiple = self.skip(sinusoid(1000 * stiv_t, FREQUENCIES).to(x.dtype))
+            stiv_velocity = stiv_velocity - multiple[:, :, None, None, None] * x
         return -stiv_velocity.to(x.dtype)  # and its velocity is data - noise
 
     def _ropes(self, x: Float[Tensor, "B C T H W"]) -> tuple[Float[Tensor, "2 L head"], Float[Tensor, "2 t head"]]:
@@ -351,6 +359,8 @@ def _initialise(module: nn.Module) -> None:
         module.table.data.copy_(torch.tensor([0.0, 1.0])[:, None])
     if isinstance(module, Head | SharedModulation):
         nn.init.zeros_(module.out.weight)
+    if isinstance(module, STIV) and module.skip is not None:
+        nn.init.zeros_(module.skip[-1].weight)  # pyright: ignore[reportArgumentType]
 
 
 def condition(text: TextTokens, facts: Sequence[Facts]) -> Condition:
@@ -430,8 +440,8 @@ FAMILY = Family(
             "XL": 769_027_264,
             "XXL": 1_836_731_200,
             "M": 8_840_874_304,
-            "toy": 9_374_048,
-            "tiny": 140_144,
+            "toy": 9_378_432,
+            "tiny": 141_192,
         }
     ),
     process=FlowMatching(),

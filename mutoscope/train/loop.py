@@ -160,7 +160,10 @@ def _begin(
             tensors, source = _starting_weights(phase.start_from, before)
             objective.start(tensors, source=source)
     objective.module.to(device).train()
-    return objective, TrainState.begin(objective.module, phase.optimizer.build(objective.module))
+    state = TrainState.begin(objective.module, phase.optimizer.build(objective.module))
+    if phase.compile:
+        objective.module.compile()
+    return objective, state
 
 
 def _starting_weights(start_from: str, before: Path | None) -> tuple[dict[str, Tensor], str]:

@@ -1,4 +1,4 @@
-"""AdamW and Adafactor, their settings, and the learning rate at each step."""
+"""AdamW, Adafactor and Muon, their settings, and the learning rate at each step."""
 
 import math
 from collections.abc import Iterable
@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from mutoscope.core.errors import RecipeError
 
 Schedule = Literal["constant", "cosine"]
 
@@ -117,6 +119,127 @@ def _empty_state(parameter: Tensor, *, has_mean: bool) -> dict[str, Any]:
     if has_mean:
         state["mean"] = torch.zeros_like(parameter)
     return state
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon for the matrices of the blocks, AdamW for all else.
+
+    A matrix moves by its momentum made orthogonal: all directions alike, where Adam's update is mostly a few strong
+    ones. It is scaled so that its root mean square is about that of an AdamW update, so learning rates are alike, too.
+
+    Args:
+        blocks: prefix of the names of the modules whose linear layers are meant. First and last layers stay out.
+        momentum: how much of the mean gradient is kept each step, in [0, 1).
+        weight_decay: fraction of a matrix taken off each step, times the learning rate.
+        rest: for all other parameters.
+        rest_lr: their learning rate, as a share of that of the matrices.
+
+    Source:
+        Jordan et al. 2024, "Muon" (Newton-Schulz iteration, Nesterov momentum); Liu et al. 2025, "Muon is scalable for
+        LLM training", arXiv 2502.16982, eq. 4 (scale).
+    """
+
+    blocks: str = "blocks."
+    momentum: float = 0.95
+    weight_decay: float = 0.01
+    rest: AdamW = AdamW(weight_decay=0.0)
+    rest_lr: float = 0.5
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer over the module's parameters that are trained.
+
+        Raises:
+            RecipeError: if there is no linear layer under that prefix.
+        """
+        matrices = [
+            layer.weight
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Linear) and name.startswith(self.blocks) and layer.weight.requires_grad
+        ]
+        if not matrices:
+            raise RecipeError(
+                f"Muon found no linear layer whose name begins with {self.blocks!r} in {type(module).__name__}. "
+                "Set blocks to the prefix of its blocks, or use AdamW."
+            )
+        taken = {id(matrix) for matrix in matrices}
+        rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+        return OrthogonalMomentum(matrices, rest, self)
+
+
+class OrthogonalMomentum(torch.optim.Optimizer):
+    """The optimizer that `Muon` describes. A fused layer, such as q, k and v in one, moves as the squares it is of."""
+
+    def __init__(self, matrices: list[nn.Parameter], rest: list[nn.Parameter], config: Muon) -> None:
+        super().__init__([{"params": matrices}, {"params": rest}], {"lr": 0.0})
+        self.config = config
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient."""
+        matrices, rest = self.param_groups
+        self._step_matrices([p for p in matrices["params"] if p.grad is not None], matrices["lr"])
+        for parameter in rest["params"]:
+            if parameter.grad is not None:
+                self._step_rest(parameter, rest["lr"] * self.config.rest_lr)
+
+    def _step_matrices(self, matrices: list[nn.Parameter], lr: float) -> None:
+        c = self.config
+        alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for matrix in matrices:
+            state = self.state[matrix]
+            if not state:
+                state["mean"] = torch.zeros_like(matrix)
+            mean = state["mean"].lerp_(matrix.grad, 1 - c.momentum)
+            ahead = torch.lerp(matrix.grad, mean, c.momentum)  # Nesterov: where the mean will be
+            squares = squares_of(ahead)
+            alike.setdefault(tuple(squares.shape[1:]), []).append((matrix, squares))
+        for shape, pairs in alike.items():  # many small products at once: each alone would leave the machine idle
+            moves = orthogonalise(torch.cat([squares for _, squares in pairs]))
+            scale = 0.2 * max(shape) ** 0.5
+            for (matrix, _), move in zip(pairs, moves.split([len(squares) for _, squares in pairs]), strict=True):
+                matrix.mul_(1 - lr * c.weight_decay).sub_(move.reshape(matrix.shape), alpha=lr * scale)
+
+    def _step_rest(self, parameter: nn.Parameter, lr: float) -> None:
+        c, state = self.config.rest, self.state[parameter]
+        if not state:
+            zeros = torch.zeros_like(parameter)
+            state.update({"step": torch.tensor(0.0), "mean": zeros, "squares": zeros.clone()})
+        state["step"] += 1
+        step = state["step"].item()
+        mean = state["mean"].lerp_(parameter.grad, 1 - c.beta1)
+        squares = state["squares"].lerp_(parameter.grad.square(), 1 - c.beta2)
+        root = (squares / (1 - c.beta2**step)).sqrt_().add_(c.eps)
+        if parameter.ndim >= 2:
+            parameter.mul_(1 - lr * c.weight_decay)
+        parameter.addcdiv_(mean, root, value=-lr / (1 - c.beta1**step))
+
+
+def squares_of(matrix: Float[Tensor, "R C"]) -> Float[Tensor, "n r C"]:
+    """Cut a fused layer of two or three squares, one above the other, into these; leave any other whole."""
+    rows, columns = matrix.shape
+    count = rows // columns if rows in (2 * columns, 3 * columns) else 1
+    return matrix.view(count, rows // count, columns)
+
+
+def orthogonalise(matrices: Float[Tensor, "n R C"], steps: int = 5) -> Float[Tensor, "n R C"]:
+    """Bring all singular values of each matrix near 1 (about 0.7 to 1.2), by a polynomial in itself.
+
+    Args:
+        matrices: of any size; zero stays zero.
+        steps: iterations.
+
+    Source:
+        Jordan et al. 2024, "Muon", whose three coefficients rise fastest from near 0 and do not settle at 1.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = (matrices if wide else matrices.mT).bfloat16()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x if wide else x.mT).to(matrices.dtype)
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int, schedule: Schedule) -> float:

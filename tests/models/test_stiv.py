@@ -15,7 +15,7 @@ from mutoscope.models.family import Facts
 from mutoscope.models.stiv import FREQUENCIES, PRESETS, STIV, Condition, Config, condition, inflate, join
 from mutoscope.nn.embed import sinusoid
 
-VIDEO = PRESETS["tiny"]
+VIDEO = replace(PRESETS["tiny"], skip=False)
 IMAGE = replace(VIDEO, patch_size=(1, 2, 2), temporal=False)
 
 
@@ -76,6 +76,18 @@ def test_time_and_velocity_are_converted_from_the_clock_of_the_paper() -> None:
     velocity = network(X, T, cond(2))
     assert torch.equal(velocity, torch.full_like(X, -0.25))
     assert torch.equal(seen[0], sinusoid(1000 * (1 - T), FREQUENCIES))  # 0 at noise, 1 at data
+
+
+def test_skip_adds_a_multiple_of_the_input_that_depends_on_channel_and_time_alone() -> None:
+    network = build(replace(VIDEO, skip=True))
+    with_skip = network(X, T, cond(2))
+    skip, network.skip = network.skip, None
+    multiple = (with_skip - network(X, T, cond(2))) / X
+    torch.testing.assert_close(multiple, multiple[:, :, :1, :1, :1].expand_as(X), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        multiple[:, :, 0, 0, 0], skip(sinusoid(1000 * (1 - T), FREQUENCIES)), atol=1e-3, rtol=1e-3
+    )
+    assert not STIV(replace(VIDEO, skip=True))(X, T, cond(2)).any()
 
 
 def test_a_mask_that_keeps_all_tokens_is_no_mask() -> None:

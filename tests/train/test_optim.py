@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mutoscope.train.optim import Adafactor, AdamW, learning_rate
+from mutoscope.core.errors import RecipeError
+from mutoscope.train.optim import Adafactor, AdamW, Muon, learning_rate, orthogonalise, squares_of
 
 
 class Holder(nn.Module):
@@ -79,6 +80,68 @@ def test_adamw_decays_matrices_and_leaves_vectors() -> None:
     holder = Holder(torch.ones(2, 2), torch.ones(2))
     stepped(holder, AdamW(weight_decay=0.5).build(holder), 0.1, [[torch.zeros(2, 2), torch.zeros(2)]])
     assert torch.allclose(holder.values[0], torch.tensor(0.95)) and torch.equal(holder.values[1], torch.ones(2))
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.blocks = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 18)])
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one_and_the_same_directions() -> None:
+    torch.manual_seed(2)
+    for shape in ((3, 8, 8), (2, 5, 12), (2, 12, 5)):
+        matrices = torch.randn(shape)
+        moves = orthogonalise(matrices)
+        assert moves.shape == matrices.shape
+        values = torch.linalg.svdvals(moves)
+        assert values.min() > 0.3 and values.max() < 1.3
+        u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+        rotated = u.mT @ moves @ v.mT  # diagonal where left and right directions are kept
+        assert (rotated - torch.diag_embed(torch.diagonal(rotated, dim1=1, dim2=2))).abs().max() < 0.05
+    assert not orthogonalise(torch.zeros(1, 3, 3)).any()
+
+
+def test_fused_squares_are_cut_and_other_matrices_left_whole() -> None:
+    assert [squares_of(torch.zeros(rows, 4)).shape[0] for rows in (4, 8, 12, 16, 6)] == [1, 2, 3, 1, 1]
+
+
+def test_muon_moves_matrices_of_blocks_by_its_rate_in_every_direction() -> None:
+    torch.manual_seed(3)
+    module = Blocks()
+    before = module.blocks[0].weight.detach().clone()
+    optimizer = Muon(weight_decay=0.0).build(module)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    module.blocks[0].weight.grad = torch.randn(6, 6) * 1e3  # its size does not matter
+    optimizer.step()
+    move = (module.blocks[0].weight.detach() - before) / (0.01 * 0.2 * 6**0.5)
+    values = torch.linalg.svdvals(move)
+    assert values.min() > 0.3 and values.max() < 1.3
+
+
+def test_muon_moves_all_else_as_adamw_does() -> None:
+    torch.manual_seed(4)
+    ours, theirs = Blocks(), Blocks()
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [Muon(rest_lr=0.5).build(ours), AdamW(weight_decay=0.0).build(theirs)]
+    for _ in range(5):
+        grads = [torch.randn(6, 4), torch.randn(6), torch.randn(18)]
+        for module, optimizer, lr in ((ours, optimizers[0], 0.02), (theirs, optimizers[1], 0.01)):
+            parameters = [module.first.weight, module.first.bias, module.blocks[1].bias]
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad.clone()
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+    for name in ("first.weight", "first.bias", "blocks.1.bias"):
+        torch.testing.assert_close(ours.get_parameter(name), theirs.get_parameter(name))
+
+
+def test_muon_without_blocks_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no linear layer whose name begins"):
+        Muon(blocks="layers.").build(Blocks())
 
 
 def test_learning_rate_rises_in_a_line_then_stays_or_falls_to_nothing() -> None:
