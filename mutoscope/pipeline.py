@@ -11,11 +11,13 @@ alone: its noise is drawn from its seed, whatever else is in the batch.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +25,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mutoscope.autoencoders.base import Autoencoder, Patch
-from mutoscope.core import config, rng, weights
+from mutoscope.autoencoders.base import Size as PixelSize
+from mutoscope.core import config, folders, layouts, rng, weights
+from mutoscope.core.checkpoint import open_checkpoint
+from mutoscope.core.dist import print0
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
 from mutoscope.diffusion import samplers
@@ -31,7 +36,10 @@ from mutoscope.diffusion.guidance import Given, Guidance, guide
 from mutoscope.diffusion.samplers import OnStep
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import Encoder
-from mutoscope.models.family import Condition, Config, Facts, Family, Sampling, find, resolve
+from mutoscope.models.family import Condition, Config, Facts, Family, Release, Sampling, find, resolve
+from mutoscope.models.family import load as load_family
+from mutoscope.placement.offload import Offload, resident
+from mutoscope.plan import Workload
 
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "euler": samplers.euler,
@@ -42,6 +50,7 @@ DEFAULT_MODEL = "stiv/toy"
 BUNDLED = Path(str(resources.files("mutoscope") / "bundled"))
 # The bundled companions of a model, when none lie beside its own weights.
 AUTOENCODER, ENCODER = "autoencoder_toy.safetensors", "words.safetensors"
+TEXT_TOKENS = 64  # of a prompt of the bundled model, which is not known when memory is planned
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,7 @@ class System:
         sampling: defaults of its own, if it has others than its family.
         autocast: type for matrix products, or None to keep the network's own.
         fingerprint: SHA-256 of the files that its network, autoencoder and text encoder came from, if they did.
+        offload_to: device on which each of the three is only while it is used, if they live elsewhere.
     """
 
     def __init__(
@@ -140,17 +150,18 @@ class System:
         sampling: Sampling | None = None,
         autocast: torch.dtype | None = None,
         fingerprint: str = "",
+        offload_to: torch.device | None = None,
     ) -> None:
         self.family, self.network, self.autoencoder, self.encoder = family, network, autoencoder, encoder
         self.name, self.size, self.autocast, self.fingerprint = name, size, autocast, fingerprint
-        self.sampling = sampling or family.sampling
+        self.sampling, self.offload_to = sampling or family.sampling, offload_to
         frames, rows, _ = cast(Config, network.config).patch_size
         self.patch = Patch(frames, rows)
 
     @property
     def device(self) -> torch.device:
-        """Where the network lives."""
-        return next(self.network.parameters()).device
+        """Where the network runs."""
+        return self.offload_to or next(self.network.parameters()).device
 
     def settings(self, request: Request) -> Settings:
         """Fill in the defaults and refuse what this model cannot do.
@@ -230,9 +241,10 @@ class System:
             known[:, frames] = True
             given = Given(clean, known)
         facts = [Facts(settings.height, settings.width, settings.num_frames)] * len(requests)
-        text = self.family.condition(self.encoder.encode([request.prompt for request in requests]), facts)
-        null = self.family.condition(self.encoder.null(len(requests)), facts)
         branches = settings.guidance.weights(has_image=given is not None)
+        with self._resident(self.encoder):
+            text = self.family.condition(self.encoder.encode([request.prompt for request in requests]), facts)
+            null = self.family.condition(self.encoder.null(len(requests)), facts)
         condition = type(text).cat([text if branch.text else null for branch in branches]).to(self.device)
         return Prepared(settings, condition, noise, grid(settings.steps, settings.shift), given)
 
@@ -246,20 +258,22 @@ class System:
 
         def stacked(x: Tensor, t: Tensor) -> Tensor:
             with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-                return self.network(x, t, prepared.condition)
+                return self.network(x.to(_dtype(self.network)), t, prepared.condition)
 
         field = guide(stacked, prepared.settings.guidance, prepared.given)
-        return SAMPLERS[prepared.settings.sampler](field, prepared.noise, prepared.grid, on_step)
+        with self._resident(self.network):
+            return SAMPLERS[prepared.settings.sampler](field, prepared.noise, prepared.grid, on_step)
 
     def decode(self, latents: Float[Tensor, "B C T H W"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
         """Yield the frames, a group at a time, in [-1, 1]."""
-        yield from self.autoencoder.decode_stream(latents)
+        with self._resident(self.autoencoder):
+            yield from self.autoencoder.decode_stream(latents.to(_dtype(self.autoencoder)))
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], on_step: OnStep | None = None) -> list[Video]:
         """Generate one video for each request; all requests share their size and sampling settings."""
         prepared = self.prepare(requests)
-        groups = list(self.decode(self.sample(prepared, on_step)))
+        groups = [group.float().cpu() for group in self.decode(self.sample(prepared, on_step))]
         return [
             Video.from_tensor(torch.cat([group[index] for group in groups], dim=1), prepared.settings.fps)
             for index in range(len(requests))
@@ -268,44 +282,218 @@ class System:
     @torch.no_grad()
     def _encode(self, pictures: UInt8[np.ndarray, "B T H W 3"]) -> Float[Tensor, "B C T h w"]:
         pixels = torch.from_numpy(pictures).to(self.device).movedim(-1, 1).float() / 127.5 - 1
-        return self.autoencoder.encode(pixels)
+        with self._resident(self.autoencoder):
+            return self.autoencoder.encode(pixels.to(_dtype(self.autoencoder)))
+
+    def _resident(self, component: object) -> AbstractContextManager[None]:
+        """Have a component on the device, for those that live elsewhere."""
+        return nullcontext() if self.offload_to is None else resident(cast(nn.Module, component), self.offload_to)
 
 
-def load(name: str = DEFAULT_MODEL, device: str | torch.device | None = None) -> System:
+def _dtype(component: object) -> torch.dtype:
+    return next(cast(nn.Module, component).parameters()).dtype
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a model's name means, known before any of its weights.
+
+    Args:
+        name: as given.
+        family: its family.
+        preset: its preset, where it was named by one.
+        config: of its network.
+        size: what it makes unless asked otherwise, where anything says so.
+        sampling: its defaults.
+        path: the file that training wrote, where its weights are such a file.
+    """
+
+    name: str
+    family: Family
+    preset: str | None
+    config: Any
+    size: Size | None
+    sampling: Sampling
+    path: Path | None
+
+    @property
+    def release(self) -> Release | None:
+        """The published weights that this name stands for, if it does."""
+        found = self.family.release
+        return found if found is not None and self.path is None and self.preset in found.weights else None
+
+
+def outline(name: str) -> Outline:
+    """Find out what a model's name means, from the head of its file or from its family.
+
+    Args:
+        name: see `load`.
+
+    Raises:
+        RequestError: there is no such model.
+        WeightsError: the file is missing, damaged, or was not written by training.
+    """
+    if name.endswith(".safetensors"):
+        return _outline_of_file(name, Path(name), None)
+    family_name, preset = resolve(name)
+    bundled = BUNDLED / f"{family_name}_{preset}.safetensors"
+    if bundled.exists():
+        return _outline_of_file(name, bundled, preset)
+    family = load_family(family_name)
+    clips = family.release and family.release.clips
+    size = Size(clips.num_frames, clips.height, clips.width, Fraction(clips.fps)) if clips else None
+    return Outline(name, family, preset, family.presets[preset], size, family.sampling, None)
+
+
+def workload(found: Outline, request: Request, *, has_image: bool) -> Workload:
+    """Say what a request comes to, before anything is loaded.
+
+    Args:
+        found: the model.
+        request: what was asked; its prompt and its pictures do not matter.
+        has_image: whether a picture will be given.
+
+    Raises:
+        RequestError: neither the request nor the model says a size.
+    """
+    size, own, release = found.size, found.sampling, found.release
+    sides = {"num_frames": request.num_frames, "height": request.height, "width": request.width}
+    if missing := [name for name, side in sides.items() if side is None and size is None]:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise RequestError(f"{found.name} makes clips of no size of its own. Say {options}.")
+    filled = [side if side is not None else getattr(size, name) for name, side in sides.items()]
+    guidance = Guidance(
+        own.guidance.text_scale if request.guidance is None else request.guidance,
+        own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
+    )
+    return Workload(
+        found.family,
+        found.config,
+        PixelSize(*filled),
+        own.steps if request.steps is None else request.steps,
+        request.sampler or own.sampler,
+        len(guidance.weights(has_image)),
+        text_tokens=release.text_tokens if release else TEXT_TOKENS,
+        dtype=torch.bfloat16 if release else torch.float32,
+        autoencoder_dtype=release.autoencoder_dtype if release else torch.float32,
+        encoder_parameters=release.encoder_parameters if release else 0,
+    )
+
+
+def _outline_of_file(name: str, path: Path, preset: str | None) -> Outline:
+    if not path.is_file():
+        raise WeightsError(f"there are no weights at {path}. Check the name, or make them again.")
+    metadata = folders.read_head(path).metadata
+    if not {"model", "config", "size"} <= metadata.keys():
+        raise WeightsError(f"{path} was not written by this package's training: it does not say what it holds.")
+    family, preset_config = find(metadata["model"])
+    size = json.loads(metadata["size"])
+    return Outline(
+        name,
+        family,
+        preset,
+        config.from_json(type(preset_config), json.loads(metadata["config"])),
+        Size(size["num_frames"], size["height"], size["width"], Fraction(size["fps"])),
+        config.from_json(Sampling, json.loads(metadata["sampling"])) if "sampling" in metadata else family.sampling,
+        path,
+    )
+
+
+def load(
+    name: str = DEFAULT_MODEL,
+    device: str | torch.device | None = None,
+    *,
+    published: str | None = None,
+    offload: Offload = "none",
+) -> System:
     """Load a model with its autoencoder and text encoder.
 
     Args:
-        name: ``family/preset`` of a bundled model (hyphen and underscore serve as well), or a weights file that
-        training
-            wrote. An autoencoder or a text encoder beside such a file is taken before the bundled one.
+        name: ``family/preset`` of a bundled or published model (hyphen and underscore serve as well), or a weights file
+            that training wrote. An autoencoder or a text encoder beside such a file is taken before the bundled one.
         device: where to run; the fastest there is, if not given.
+        published: for published models, where the weights are, as `core.folders` reads it, if not on the hub: a folder
+            with everything, or the network alone, for which the rest comes from the hub.
+        offload: "component" keeps network, autoencoder and text encoder off the device but for the one that is used.
 
     Raises:
         RequestError: there is no such model.
         WeightsError: there are no weights for it, or they are damaged.
+        MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
     """
     device = torch.device(device or best_device())
-    path = Path(name) if name.endswith(".safetensors") else bundled_weights(name)
-    tensors, metadata = weights.read(path)
-    if not {"model", "config", "size"} <= metadata.keys():
-        raise WeightsError(f"{path} was not written by this package's training: it does not say what it holds.")
-    family, preset = find(metadata["model"])
-    network = family.network(config.from_json(type(preset), json.loads(metadata["config"])))
+    found = outline(name)
+    if found.path is None:
+        if found.release is None:
+            raise _no_weights(name)
+        return _load_published(found, found.release, device, published, offload)
+    if published is not None:
+        raise RequestError(f"{name} was not published by others, so --weights does not go with it. Leave it out.")
+    return _load_own(found, found.path, device, offload)
+
+
+def _load_own(found: Outline, path: Path, device: torch.device, offload: Offload) -> System:
+    """Load what training wrote."""
+    tensors, _ = weights.read(path)
+    network = found.family.network(found.config)
     weights.load_into(network, tensors, source=str(path))
     files = path, _beside(path, AUTOENCODER), _beside(path, ENCODER)
-    autoencoder, encoder = family.autoencoder.load(files[1]), family.encoder.load(files[2])
-    size = json.loads(metadata["size"])
+    parts = network, found.family.autoencoder.load(files[1]), found.family.encoder.load(files[2])
+    home = device if offload == "none" else torch.device("cpu")
+    for part in parts:
+        part.to(home).eval().requires_grad_(False)
+    assert found.size is not None
     return System(
-        family,
-        network.to(device).eval().requires_grad_(False),
-        autoencoder.to(device).eval().requires_grad_(False),
-        encoder.to(device).eval().requires_grad_(False),
-        name,
-        Size(size["num_frames"], size["height"], size["width"], Fraction(size["fps"])),
-        config.from_json(Sampling, json.loads(metadata["sampling"])) if "sampling" in metadata else None,
+        found.family,
+        *parts,
+        found.name,
+        found.size,
+        found.sampling,
         torch.bfloat16 if device.type == "cuda" else None,
         hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(),
+        device if offload == "component" else None,
     )
+
+
+def _load_published(
+    found: Outline, release: Release, device: torch.device, published: str | None, offload: Offload
+) -> System:
+    """Load what others published, in bfloat16, straight onto the device where it will live."""
+    tell_licence(found.family.name)
+    home = device if offload == "none" else torch.device("cpu")
+    everything = release.weights[cast(str, found.preset)][0]
+    if published is not None and (Path(published) / "vae").is_dir():
+        everything = published
+    checkpoint = open_checkpoint(published or everything, within=layouts.FOLDERS["transformer"])
+    with torch.device("meta"):
+        network = found.family.network(found.config).to(torch.bfloat16)
+    keys = found.family.keys(found.config)
+    match = layouts.recognise(checkpoint, layouts.headers_of(network), keys, what=found.name)
+    encoder = found.family.encoder.load(folders.bring(everything, ("text_encoder*", "tokenizer*")))
+    autoencoder = found.family.autoencoder.load(folders.bring(everything, layouts.FOLDERS["autoencoder"]))
+    layouts.fill(network, match, home)
+    autoencoder.to(home, torch.float32 if device.type == "cpu" else release.autoencoder_dtype)
+    for part in (network, encoder.to(home), autoencoder):
+        part.eval().requires_grad_(False)
+    assert found.size is not None
+    return System(
+        found.family,
+        network,
+        autoencoder,
+        encoder,
+        found.name,
+        found.size,
+        found.sampling,
+        offload_to=device if offload == "component" else None,
+    )
+
+
+@cache
+def tell_licence(family: str) -> None:
+    """Say on whose terms the published weights of a family are used; once in the life of a process."""
+    release = load_family(family).release
+    if release is not None:
+        print0(f"note: the weights of {family} are under the {release.licence}, {release.url}")
 
 
 def best_device() -> str:
@@ -315,21 +503,11 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def bundled_weights(name: str) -> Path:
-    """Return the file that holds a model's weights in the package.
-
-    Raises:
-        RequestError: there is no such model.
-        WeightsError: there is, but its weights do not come with the package.
-    """
-    family, preset = resolve(name)
-    path = BUNDLED / f"{family}_{preset}.safetensors"
-    if not path.exists():
-        raise WeightsError(
-            f"{family}/{preset} has no weights here, for none were published. Train it (mutoscope train) and give the "
-            f"file that training wrote as the model, or use the bundled {DEFAULT_MODEL}."
-        )
-    return path
+def _no_weights(name: str) -> WeightsError:
+    return WeightsError(
+        f"{name} has no weights here, for none were published. Train it (mutoscope train) and give the file that "
+        f"training wrote as the model, or use the bundled {DEFAULT_MODEL}."
+    )
 
 
 def _beside(path: Path, name: str) -> Path:

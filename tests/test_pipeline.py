@@ -1,4 +1,5 @@
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ import torch
 
 from mutoscope.core import weights
 from mutoscope.core.errors import RequestError, WeightsError
-from mutoscope.pipeline import Request, System, load
+from mutoscope.pipeline import Request, System, load, outline, tell_licence, workload
+from tests.published_toy import publish
 from tests.toy_system import toy_system
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -108,3 +110,66 @@ def test_damaged_weights_are_refused(tmp_path) -> None:
     path.write_bytes(b"\x10\x00\x00")
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         load(str(path))
+
+
+def test_published_weights_make_the_same_clip_and_say_their_terms_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(tmp_path / "film", monkeypatch)
+    tell_licence.cache_clear()
+    system = load("stiv/tiny", "cpu")
+    load("stiv/tiny", "cpu", published=str(tmp_path / "film" / "transformer"))
+    assert (
+        capsys.readouterr().err == "note: the weights of stiv are under the Toy Licence, https://example.org/licence\n"
+    )
+    assert {parameter.dtype for parameter in system.network.parameters()} == {torch.bfloat16}
+    assert system.size == toy_system().size
+    theirs, ours = (latents_of(one, Request("a red circle", steps=2)) for one in (system, toy_system()))
+    torch.testing.assert_close(theirs, ours, rtol=0.1, atol=0.3)  # bfloat16 against float32
+
+
+def test_published_weights_that_do_not_fit_are_refused_before_anything_else_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path / "film", monkeypatch)
+    with pytest.raises(WeightsError, match="vae has none of the names of stiv/tiny"):
+        load("stiv/tiny", "cpu", published=str(tmp_path / "film" / "vae"))
+
+
+def test_weights_of_our_own_models_are_not_named_twice() -> None:
+    with pytest.raises(RequestError, match="stiv/toy was not published by others"):
+        load("stiv/toy", "cpu", published="somewhere")
+
+
+def test_offloaded_components_make_the_same_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path / "film", monkeypatch)
+    request = Request("a red circle", steps=2, given={0: PICTURE})
+    plain, parted = load("stiv/tiny", "cpu"), load("stiv/tiny", "cpu", offload="component")
+    assert parted.offload_to == parted.device == torch.device("cpu")
+    one, other = (system.generate([request])[0].array() for system in (plain, parted))
+    assert (one == other).all()
+
+
+def test_component_is_on_the_device_only_while_it_is_used() -> None:
+    system = toy_system()
+    system.offload_to = torch.device("meta")
+    with system._resident(system.network):
+        assert next(system.network.parameters()).is_meta
+        assert system.encoder.encode(["a red circle"]).tokens.device.type == "cpu"
+    assert not next(system.network.parameters()).is_meta
+
+
+def test_workload_is_that_of_the_request_and_of_the_model_where_it_says_nothing() -> None:
+    work = workload(outline("stiv/toy"), Request("", height=128, steps=7, image_guidance=2.0), has_image=True)
+    system = load("stiv/toy", "cpu")
+    assert work.size == (system.size.num_frames, 128, system.size.width)
+    assert (work.num_steps, work.batch, work.sampler) == (7, 3, system.sampling.sampler)
+    assert work.dtype == torch.float32
+
+
+def test_outline_of_a_model_is_known_without_its_weights() -> None:
+    found = outline("stiv/toy")
+    assert found.config == load("stiv/toy", "cpu").network.config
+    assert outline("stiv/XL").size is None
+    with pytest.raises(WeightsError, match="there are no weights at nowhere"):
+        outline("nowhere.safetensors")

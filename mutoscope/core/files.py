@@ -1,6 +1,7 @@
-"""Files that appear whole under their final name, or not at all."""
+"""Files and folders that appear whole under their final name, or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,33 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise MutoscopeError(
+            f"cannot write {path}: {error.strerror or error}. Free some space there, or name another folder."
+        ) from error
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes that name when the block ends, and vanishes when it raises.
+
+    Args:
+        path: final name: of nothing yet, or of an empty folder.
+
+    Raises:
+        MutoscopeError: there is something in it already, or it cannot be written, here or inside the block.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise MutoscopeError(f"{path} is there already. Remove it, or name another folder.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise MutoscopeError(
             f"cannot write {path}: {error.strerror or error}. Free some space there, or name another folder."

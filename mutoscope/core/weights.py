@@ -1,4 +1,7 @@
-"""Weights on disk: safetensors only, written and read whole, loaded strictly; and the names that others give them."""
+"""Our own weights on disk: safetensors only, written and read whole, loaded strictly; and the names others give them.
+
+Published weights are opened by `core.checkpoint` and loaded or renamed, tensor by tensor, by `core.layouts`.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,25 +48,30 @@ def to_ours(tensors: Mapping[str, Tensor], keys: Iterable[Key], *, source: str) 
         "unknown": sorted(tensors.keys() - set(wanted)),
     }
     if any(problems.values()):
-        summary = "; ".join(f"{len(names)} {problem}: {_few(names)}" for problem, names in problems.items() if names)
         raise WeightsError(
-            f"{source} is not of this layout: {summary}. Choose the model and layout that it was made for."
+            f"{source} is not of this layout: {summary(problems)}. Choose the model and layout that it was made for."
         )
-    ours = {}
-    for key in keys:
-        parts = [tensors[name] for name in key.theirs]
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-        ours[key.ours] = _swap(joined) if key.swap else joined
-    return ours
+    return {key.ours: joined([tensors[name] for name in key.theirs], key) for key in keys}
 
 
 def to_theirs(tensors: Mapping[str, Tensor], keys: Iterable[Key]) -> dict[str, Tensor]:
     """Turn our weights into published ones; the way back of `to_ours`."""
     theirs: dict[str, Tensor] = {}
     for key in keys:
-        tensor = _swap(tensors[key.ours]) if key.swap else tensors[key.ours]
-        theirs |= dict(zip(key.theirs, tensor.split(key.rows) if key.rows else [tensor], strict=True))
+        theirs |= dict(zip(key.theirs, parted(tensors[key.ours], key), strict=True))
     return theirs
+
+
+def joined(parts: Sequence[Tensor], key: Key) -> Tensor:
+    """Make one tensor of ours of the published ones that `key` names."""
+    whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return _swap(whole) if key.swap else whole
+
+
+def parted(tensor: Tensor, key: Key) -> list[Tensor]:
+    """Make the published tensors that `key` names of one of ours."""
+    whole = _swap(tensor) if key.swap else tensor
+    return list(whole.split(key.rows)) if key.rows else [whole]
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -123,15 +131,15 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) 
         "missing": [name for name in own if name not in tensors],
         "unknown": [name for name in tensors if name not in own],
         "of another shape or kind": [
-            f"{name} (given {_describe(tensors[name])}, needs {_describe(own[name])})"
+            f"{name} (given {_kind(tensors[name])}, needs {_kind(own[name])})"
             for name in shared
-            if _describe(tensors[name]) != _describe(own[name])
+            if _kind(tensors[name]) != _kind(own[name])
         ],
     }
     if any(problems.values()):
-        summary = "; ".join(f"{len(names)} {problem}: {_few(names)}" for problem, names in problems.items() if names)
         raise WeightsError(
-            f"{source} does not fit {type(module).__name__}: {summary}. Choose the model that they were made for."
+            f"{source} does not fit {type(module).__name__}: {summary(problems)}. Choose the model that they were made "
+            "for."
         )
     module.load_state_dict(dict(tensors))
 
@@ -154,10 +162,21 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _describe(tensor: Tensor) -> str:
-    kind = "float" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
-    return f"{kind} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+def _kind(tensor: Tensor) -> str:
+    return describe(tensor.shape, tensor.dtype)
 
 
-def _few(names: Sequence[str]) -> str:
+def describe(shape: Sequence[int], dtype: torch.dtype) -> str:
+    """Say what a tensor must be like to fill another: its shape, and its type unless it is floating."""
+    kind = "float" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
+    return f"{kind} {'x'.join(map(str, shape)) or 'scalar'}"
+
+
+def summary(problems: Mapping[str, Sequence[str]]) -> str:
+    """Spell out names by what is wrong with them, the first few of each kind, so that an error stays on one line."""
+    return "; ".join(f"{len(names)} {problem}: {few(names)}" for problem, names in problems.items() if names)
+
+
+def few(names: Sequence[str]) -> str:
+    """Spell out the first of some names."""
     return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

@@ -20,7 +20,7 @@ class TextTokens:
 
     tokens: Float[Tensor, "B S D"]
     mask: Bool[Tensor, "B S"]
-    pooled: Float[Tensor, "B D"]
+    pooled: Float[Tensor, "B P"]
 
 
 @runtime_checkable

@@ -116,6 +116,40 @@ class Accepts:
 
 
 @dataclass(frozen=True)
+class Clips:
+    """The clips that a model makes unless asked otherwise: frames, pixels down and across, frames a second."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where the published weights of a family are, and on what terms.
+
+    Args:
+        weights: for each published preset, the places that hold it, as `core.folders` reads them. The first is a folder
+            with everything: ``transformer``, ``vae``, and text encoders with their tokenizers.
+        licence: what it is called.
+        url: where it can be read.
+        clips: what the published weights make unless asked otherwise.
+        text_tokens: of the longest prompt.
+        encoder_parameters: of all that encodes a prompt.
+        autoencoder_dtype: type in which the published code runs the autoencoder.
+    """
+
+    weights: Mapping[str, Sequence[str]]
+    licence: str
+    url: str
+    clips: Clips
+    text_tokens: int
+    encoder_parameters: int
+    autoencoder_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
 class Family:
     """One published system, or one of our own.
 
@@ -137,8 +171,13 @@ class Family:
         keys: config -> for each published layout of weights, the names there of all our tensors.
         inflate: (weights of an image model, config of a video model) -> weights to start training the video model from;
             None if the family has no image model.
+        join: the same from (weights of an image model, those of a video model, config).
         masks_text: padded text tokens are not looked at. False where the published model does look at them; its
             encoder's tokens are then all real, and always as many.
+        unused: config -> names of the tensors that were published and change nothing; no gradient reaches them.
+        release: its published weights, if there are any.
+        example: (config, text tokens, facts, T H W of the latents) -> a made-up condition, for tests and timings; None
+            if a condition needs text and facts alone.
     """
 
     name: str
@@ -154,7 +193,11 @@ class Family:
     accepts: Accepts
     keys: Callable[[Any], Mapping[str, Sequence[Key]]] = lambda _: {}
     inflate: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]] | None = None
+    join: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Any], dict[str, Tensor]] | None = None
     masks_text: bool = True
+    unused: Callable[[Any], Sequence[str]] = lambda _: ()
+    release: Release | None = None
+    example: Callable[[Any, TextTokens, Sequence[Facts], Sequence[int]], Any] | None = None
 
 
 def families() -> list[str]:

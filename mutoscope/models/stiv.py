@@ -453,4 +453,5 @@ FAMILY = Family(
     ),  # section 3.4: joint guidance of 7.5, renormalised. Our reading: Euler, 50 steps, the whole sample as axis
     accepts=Accepts(given="any"),
     inflate=inflate,
+    join=join,
 )

@@ -33,3 +33,21 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """Return `x` with unit root mean square along the last axis, times the learned weight."""
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight.to(x.dtype)
+
+
+class HeadNorm(nn.Module):
+    """`RMSNorm` in float32 whatever the type of its input, rounded to that type before the learned scale.
+
+    For the queries and keys of networks that were published so.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+        """Return `x` with unit root mean square along the last axis, times the learned weight."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight.to(x.dtype)

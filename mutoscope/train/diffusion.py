@@ -145,6 +145,8 @@ class DiffusionObjective:
         languages: of the captions.
         lengths: of the captions.
         inflate: the weights to start from are those of an image model, whose patches grow along time.
+        motion_from: with `inflate`, weights file of a video model that gives the temporal attention (STIV's joint start
+            from a sharp image model and a coarse video model); None starts it at random.
         prompts: shown by ``sample_every``.
         sampling: defaults for the model that is made, kept with its weights; None leaves it those of its family.
     """
@@ -162,6 +164,7 @@ class DiffusionObjective:
     languages: LanguageMix = LanguageMix()
     lengths: LengthMix = LengthMix()
     inflate: bool = False
+    motion_from: str | None = None
     prompts: tuple[str, ...] = ("a small red circle drifts left over a checkered floor", "一个大的蓝色星形在旋转")
     sampling: Sampling | None = None
 
@@ -208,6 +211,9 @@ class Denoising(Objective):
         self.module: nn.Module = self.family.network(self.config)
         if settings.inflate and self.family.inflate is None:
             raise RecipeError(f"{self.family.name} has no image model to inflate. Set inflate to False.")
+        if settings.motion_from is not None and not (settings.inflate and self.family.join):
+            raise RecipeError("motion_from joins a video model to an image model. Set inflate to True, or drop it.")
+        self.motion = weights.read(Path(settings.motion_from))[0] if settings.motion_from is not None else None
         if settings.mask_ratio > 0 and "keep" not in inspect.signature(self.module.forward).parameters:
             raise RecipeError(f"{self.family.name} cannot leave tokens out. Set mask_ratio to 0.")
 
@@ -238,10 +244,18 @@ class Denoising(Objective):
 
     def start(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
         """Begin from weights of this network, or, if asked to, from those of the family's image model."""
-        if self.settings.inflate:
+        if self.motion is not None:
+            assert self.family.join is not None  # checked when built
+            tensors = self.family.join(tensors, self.motion, self.config)
+        elif self.settings.inflate:
             assert self.family.inflate is not None  # checked when built
             tensors = self.family.inflate(tensors, self.config)
         weights.load_into(self.module, tensors, source=source)
+
+    def compile(self) -> None:
+        """Compile the network and the text encoder, which is a quarter of the work where clips are single frames."""
+        self.module.compile()
+        self.encoder.compile()
 
     def export(self, ema: nn.Module, path: Path) -> None:
         """Write the averaged weights in bfloat16 with all that `pipeline.load` needs, its companions beside them."""

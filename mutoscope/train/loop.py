@@ -16,8 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,7 +164,7 @@ def _begin(
     objective.module.to(device).train()
     state = TrainState.begin(objective.module, phase.optimizer.build(objective.module))
     if phase.compile:
-        objective.module.compile()
+        objective.compile()
     return objective, state
 
 
@@ -238,9 +240,24 @@ def _take_up(recipe: Recipe, out: Path) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RecipeError(f"{path} is damaged. Delete it to go on with the recipe given.") from error
+        _fill_in(found, recipe)
         _refuse_changes(found, config.to_json(recipe), recipe, out)
     out.mkdir(parents=True, exist_ok=True)
     config.save_resolved(recipe, path)
+
+
+def _fill_in(found: Any, recipe: Any) -> None:
+    """Add to an older resolved recipe the settings that did not exist yet and have their default now."""
+    if is_dataclass(recipe) and isinstance(found, dict):
+        for field in fields(recipe):
+            value = getattr(recipe, field.name)
+            if field.name in found:
+                _fill_in(found[field.name], value)
+            elif value == field.default:
+                found[field.name] = config.to_json(recipe)[field.name]
+    elif isinstance(recipe, tuple) and isinstance(found, list):
+        for old, new in zip(found, recipe, strict=False):
+            _fill_in(old, new)
 
 
 def _refuse_changes(found: dict, wanted: dict, recipe: Recipe, out: Path) -> None:

@@ -60,6 +60,10 @@ class Objective(Protocol):
         """Begin from the weights of an earlier phase or a file. As they are, unless the objective says otherwise."""
         weights.load_into(self.module, tensors, source=source)
 
+    def compile(self) -> None:
+        """Compile what the loss runs, in place."""
+        self.module.compile()
+
 
 class NonFiniteLoss(MutoscopeError):
     """The loss or its gradient is not a number; the weights are those of the step before."""

@@ -42,5 +42,21 @@ def recipe() -> Recipe:
                 precision="bf16",
                 save_every=500,
             ),
+            # Small things are the last to get their corners.
+            Phase(
+                name="small",
+                objective=AutoencoderObjective(noise=0.1, squares=20.0, clips=40_000, frames_per_clip=4),
+                start_from="previous",
+                steps=12_000,
+                batch_size=32,
+                optimizer=AdamW(beta1=0.9, beta2=0.99),
+                lr=1e-3,
+                warmup_steps=100,
+                schedule="cosine",
+                ema_decay=0.998,
+                precision="bf16",
+                save_every=1000,
+                log_every=100,
+            ),
         ),
     )

@@ -59,7 +59,7 @@ def recipe() -> Recipe:
     of_images = Phase(
         name="images",
         objective=images,
-        steps=4000,
+        steps=3000,
         batch_size=128,
         optimizer=Muon(),
         lr=4e-3,
@@ -73,7 +73,7 @@ def recipe() -> Recipe:
         of_images,
         name="tasks",
         objective=clips,
-        steps=5000,
+        steps=2400,
         batch_size=32,
         start_from="previous",
     )
@@ -81,7 +81,7 @@ def recipe() -> Recipe:
         of_clips,
         name="cooling",
         objective=replace(clips, inflate=False),
-        steps=1500,
+        steps=900,
         schedule="cosine",
         ema_decay=0.998,
     )

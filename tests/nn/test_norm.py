@@ -1,7 +1,8 @@
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mutoscope.nn.norm import RMSNorm, standardise
+from mutoscope.nn.norm import HeadNorm, RMSNorm, standardise
 
 
 def draw(*shape: int) -> Tensor:
@@ -39,3 +40,10 @@ def test_rms_norm_agrees_with_torch() -> None:
     norm.weight.data = draw(16)
     x = draw(3, 5, 16)
     torch.testing.assert_close(norm(x), torch.nn.functional.rms_norm(x, (16,), norm.weight, 1e-6))
+
+
+def test_head_norm_takes_its_statistics_in_float32() -> None:
+    norm, x = HeadNorm(64), 100 * draw(3, 64)
+    torch.testing.assert_close(norm(x), F.rms_norm(x, [64], eps=1e-6))
+    narrow = x.bfloat16()
+    assert torch.equal(norm(narrow), F.rms_norm(narrow.float(), [64], eps=1e-6).bfloat16())

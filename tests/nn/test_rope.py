@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mutoscope.nn.rope import grid_rope, rotate
+from mutoscope.nn.rope import axes_rope, falling_speeds, grid_rope, rotate, rotate_pairs
 
 
 def draw(*shape: int) -> Tensor:
@@ -49,3 +49,36 @@ def test_no_axis_longer_than_in_training_means_no_change(sizes: tuple[int, int])
 def test_a_grid_of_twice_the_tokens_has_the_trained_angles_at_every_second() -> None:
     squeezed = grid_rope((8, 6), 16, trained=(4, 6)).reshape(2, 8, 6, 16)
     torch.testing.assert_close(squeezed[:, ::2], grid_rope((4, 6), 16).reshape(2, 4, 6, 16))
+
+
+def test_neighbouring_channels_turn_as_a_complex_number_does() -> None:
+    x, speeds = draw(5, 4), torch.tensor([1.0, 0.1])
+    turned = rotate_pairs(x, axes_rope([torch.arange(5.0)], [speeds]))
+    angles = torch.arange(5.0)[:, None] * speeds
+    wanted = torch.complex(x[:, ::2], x[:, 1::2]) * torch.complex(angles.cos(), angles.sin())
+    torch.testing.assert_close(turned, torch.view_as_real(wanted).flatten(1))
+
+
+def test_pairs_of_an_axis_follow_its_positions_and_no_other() -> None:
+    positions, speeds = [torch.tensor([-1.0, 0.0]), torch.arange(3.0)], [falling_speeds(4, 256), falling_speeds(6, 256)]
+    table = axes_rope(positions, speeds).reshape(2, 3, 5, 2)
+    for pairs, axis in [(slice(0, 2), 0), (slice(2, 5), 1)]:
+        angles = positions[axis][:, None] * speeds[axis]
+        wanted = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        own = table[:, :, pairs].movedim(axis, 0)
+        assert torch.equal(own, wanted[:, None].expand_as(own))
+
+
+def test_speeds_fall_from_one_geometrically() -> None:
+    torch.testing.assert_close(falling_speeds(6, 1000.0), torch.tensor([1.0, 0.1, 0.01]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_for_the_compiler_turns_the_same_way(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = draw(2, 6, 3, 4, 8).to(dtype)
+    x = fused[:, :, 1].transpose(1, 2)  # the layout of queries cut from a fused product
+    rope = axes_rope([torch.arange(6.0)], [falling_speeds(8, 256)])
+    plain = rotate_pairs(x, rope)
+    assert plain.dtype == dtype
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate_pairs(x, rope), plain)

@@ -97,11 +97,11 @@ def judge(case: Case, run: Run) -> list[Verdict]:
             verdicts.append(Verdict(name, float("inf"), 0.0, is_within=False))
             continue
         error = (ours[name].double() - wanted.double()).abs()
-        allowed = tolerance["atol"] + tolerance["rtol"] * wanted.double().abs()
+        allowed = tolerance.get("atol", 0.0) + tolerance.get("rtol", 0.0) * wanted.double().abs()  # none: exact
         if not wanted.numel():
             verdicts.append(Verdict(name, 0.0, 0.0, is_within=True))
             continue
         worst = int((error / allowed.clamp(min=1e-30)).nan_to_num(nan=float("inf")).argmax())
-        is_within = bool((error <= allowed).all())
+        is_within = bool((error <= allowed).all()) and float(error.square().mean().sqrt()) <= tolerance.get("rms", 1e30)
         verdicts.append(Verdict(name, float(error.max()), float(allowed.flatten()[worst]), is_within))
     return verdicts

@@ -202,6 +202,21 @@ def test_images_then_clips_run_to_weights_that_generate(tmp_path: Path, folder: 
     assert system.generate([request])[0].array().shape == (8, 32, 32, 3)
 
 
+def test_joint_start_takes_motion_from_the_video_model_and_all_else_from_the_image_model(
+    tmp_path: Path, folder: Path
+) -> None:
+    image = built(folder, frames="one", overrides=("patch_size=[1,2,2]", "temporal=false")).module.state_dict()
+    video = {name: value + 1 for name, value in built(folder).module.state_dict().items()}
+    weights.save(tmp_path / "video.safetensors", video, {})
+    objective = built(folder, inflate=True, motion_from=str(tmp_path / "video.safetensors"))
+    objective.start(image, source="image")
+    started = objective.module.state_dict()
+    assert torch.equal(started["blocks.0.temporal.qkv.weight"], video["blocks.0.temporal.qkv.weight"])
+    assert torch.equal(started["blocks.0.spatial.qkv.weight"], image["blocks.0.spatial.qkv.weight"])
+    with pytest.raises(RecipeError, match="Set inflate to True"):
+        built(folder, motion_from=str(tmp_path / "video.safetensors"))
+
+
 def test_training_learns_its_clips(folder: Path) -> None:
     from mutoscope.train.optim import AdamW
     from mutoscope.train.state import TrainState

@@ -116,6 +116,18 @@ def test_a_changed_recipe_is_refused_and_the_field_named(tmp_path: Path, monkeyp
         loop.run(toy_run.recipe(phases=(replace(short, steps=8),)), tmp_path)
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_while_the_setting_has_its_default(tmp_path: Path) -> None:
+    short = toy_run.phase(steps=4)
+    loop.run(toy_run.recipe(phases=(short,)), tmp_path)
+    resolved = json.loads((tmp_path / loop.RECIPE).read_text(encoding="utf-8"))
+    del resolved["phases"][0]["compile"]
+    (tmp_path / loop.RECIPE).write_text(json.dumps(resolved), encoding="utf-8")
+    with pytest.raises(RecipeError, match="compile=None, now it is True"):
+        loop.run(toy_run.recipe(phases=(replace(short, steps=6, compile=True),)), tmp_path)
+    loop.run(toy_run.recipe(phases=(replace(short, steps=6),)), tmp_path)
+    assert json.loads((tmp_path / loop.RECIPE).read_text(encoding="utf-8"))["phases"][0]["compile"] is False
+
+
 def test_more_steps_and_another_cadence_go_on_unless_a_later_phase_built_on_them(tmp_path: Path) -> None:
     first = toy_run.phase(steps=6, schedule="constant")
     longer = replace(first, steps=12, save_every=3, log_every=2, sample_every=5)

@@ -1,0 +1,31 @@
+"""How much memory a device has to give."""
+
+import os
+from pathlib import Path
+
+import torch
+
+
+def available_bytes(device: torch.device | str) -> int:
+    """Return the memory that could still be taken on a device: on an accelerator its own, else the machine's.
+
+    Raises:
+        RuntimeError: torch knows no such device here.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return _available_on_the_machine()
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    free, _ = torch.get_device_module(device).mem_get_info(device)
+    return free
+
+
+def _available_on_the_machine() -> int:
+    """Return free memory and what the system would give up for it, where it says so; else all there is."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        lines = dict(line.split(":") for line in info.read_text(encoding="ascii").splitlines())
+        if "MemAvailable" in lines:
+            return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

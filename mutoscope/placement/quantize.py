@@ -1,0 +1,106 @@
+"""Linear layers whose weights are kept in eight bits, as in the published fp8 files of HunyuanVideo.
+
+    weight --quantize--> bits (E4M3), and one scale for all --dequantize--> weight, at every call
+
+A layer then weighs a half of what it does in bfloat16, and its products are as fast as before: only storage shrinks.
+The network is not asked: `quantize_linears` puts these layers in place of its own.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from mutoscope.core.errors import RequestError
+from mutoscope.core.weights import Key
+
+E4M3 = torch.float8_e4m3fn
+LARGEST = torch.finfo(E4M3).max  # 448
+
+
+def round_to_e4m3(values: Float[Tensor, "*s"]) -> UInt8[Tensor, "*s"]:
+    """Round to the nearest number of four exponent and three mantissa bits, ties to even, and return its bits.
+
+    What is out of range becomes the largest such number, 448, where a bare cast gives NaN.
+    """
+    return values.clamp(-LARGEST, LARGEST).to(E4M3).view(torch.uint8)
+
+
+def quantize(weight: Float[Tensor, "*s"]) -> tuple[UInt8[Tensor, "*s"], Float[Tensor, ""]]:
+    """Return the bits of a weight and the scale by which they are to be multiplied: the largest one becomes 448."""
+    peak = weight.detach().float().abs().amax()
+    scale = torch.where(peak > 0, peak / LARGEST, 1.0)
+    return round_to_e4m3(weight.detach().float() / scale), scale
+
+
+def dequantize(bits: UInt8[Tensor, "*s"], scale: Float[Tensor, ""], dtype: torch.dtype) -> Float[Tensor, "*s"]:
+    """Return the weight that is meant; bits and scale are multiplied in `dtype`, as the published code does."""
+    return bits.view(E4M3).to(dtype) * scale.to(dtype)
+
+
+class Float8Linear(nn.Module):
+    """A linear layer with its weight in eight bits; its bias stays as it was. It cannot be trained.
+
+    The bits are kept as whole numbers, so that a change of the network's type leaves them alone.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        bits, scale = quantize(linear.weight)
+        self.register_buffer("bits", bits)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        self.bits: Tensor
+        self.scale: Tensor
+        self.bias: Tensor | None
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B M"]:
+        return F.linear(x, dequantize(self.bits, self.scale, x.dtype), self.bias)
+
+
+def quantize_linears(network: nn.Module, within: Sequence[str]) -> list[str]:
+    """Replace the linear layers in some parts of a network, in place, one after another.
+
+    Args:
+        network: on any device; on the meta device, to be filled with weights that are quantised already.
+        within: beginnings of the names of those parts, such as ``doubles.``; an empty one means everything.
+
+    Returns:
+        Names of the layers replaced.
+
+    Raises:
+        RequestError: there is no linear layer in there.
+    """
+    linears = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(tuple(within))
+    }
+    if not linears:
+        raise RequestError(f"No linear layer's name begins with {' or '.join(within)}: nothing would be quantised.")
+    for name, linear in linears.items():
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, Float8Linear(linear))
+    return list(linears)
+
+
+def quantized_keys(keys: Iterable[Key], names: Iterable[str]) -> Iterator[Key]:
+    """Turn the names of a network's weights into those of a quantised one's.
+
+    The published scales are in a file of their own, each under the name of its layer. Their tensors and those of the
+    weights file, seen as bytes, together are what these keys name.
+
+    Args:
+        keys: of the network as it was, in a layout that joins nothing.
+        names: of the layers replaced.
+    """
+    replaced = {f"{name}.weight": name for name in names}
+    for key in keys:
+        if key.ours not in replaced:
+            yield key
+            continue
+        (theirs,) = key.theirs
+        yield Key(f"{replaced[key.ours]}.bits", (theirs,))
+        yield Key(f"{replaced[key.ours]}.scale", (theirs.removesuffix(".weight"),))
