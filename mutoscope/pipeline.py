@@ -10,12 +10,14 @@ alone: its noise is drawn from its seed, whatever else is in the batch.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +26,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mutoscope.autoencoders.base import Autoencoder, Patch
+from mutoscope.autoencoders.base import Autoencoder, LatentShape, Patch
 from mutoscope.autoencoders.base import Size as PixelSize
 from mutoscope.core import config, folders, layouts, rng, weights
 from mutoscope.core.checkpoint import open_checkpoint
@@ -32,11 +34,12 @@ from mutoscope.core.dist import print0
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
 from mutoscope.diffusion import samplers
-from mutoscope.diffusion.guidance import Given, Guidance, guide
+from mutoscope.diffusion.guidance import Branch, Given, Guidance, guide
 from mutoscope.diffusion.samplers import OnStep
 from mutoscope.diffusion.schedule import grid
-from mutoscope.encoders.base import Encoder
-from mutoscope.models.family import Condition, Config, Facts, Family, Release, Sampling, find, resolve
+from mutoscope.encoders.base import Encoder, SeeingEncoder, TextTokens
+from mutoscope.encoders.cache import Cached, default_folder, fingerprint
+from mutoscope.models.family import Condition, Config, Facts, Family, Reader, Release, Sampling, find, resolve
 from mutoscope.models.family import load as load_family
 from mutoscope.placement.offload import Offload, resident
 from mutoscope.plan import Workload
@@ -51,6 +54,7 @@ BUNDLED = Path(str(resources.files("mutoscope") / "bundled"))
 # The bundled companions of a model, when none lie beside its own weights.
 AUTOENCODER, ENCODER = "autoencoder_toy.safetensors", "words.safetensors"
 TEXT_TOKENS = 64  # of a prompt of the bundled model, which is not known when memory is planned
+READ = "text_encoder*", "tokenizer*"  # folders of published weights that reading a prompt takes
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,11 @@ class Request:
         fps: frames a second, as played.
         steps: sampling steps.
         guidance: how strongly to follow the prompt, and the given pictures unless `image_guidance` says otherwise; 1 is
-            as trained.
+            as trained. A network that was distilled to follow guidance is told this number.
         image_guidance: how strongly to follow the given pictures.
         sampler: a name of `SAMPLERS`.
         seed: of the noise, at least 0.
+        negative: what to lead away from, as far as `guidance` leads to the prompt; empty for nothing in particular.
     """
 
     prompt: str
@@ -83,21 +88,27 @@ class Request:
     image_guidance: float | None = None
     sampler: str | None = None
     seed: int = 0
+    negative: str | None = None
 
 
 @dataclass(frozen=True)
 class Size:
-    """The clips that a model was trained on, which it makes unless asked otherwise."""
+    """The clips that a model was trained on, which it makes unless asked otherwise; `side` as in `family.Clips`."""
 
     num_frames: int
     height: int
     width: int
     fps: Fraction
+    side: int | None = None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A request's settings with every default filled in; the same for all clips of a batch."""
+    """A request's settings with every default filled in; the same for all clips of a batch.
+
+    `scale` is how strongly the prompt is followed: by `guidance`, or by a network that is told so. `negative` is None
+    where no call of the network leaves the prompt out.
+    """
 
     num_frames: int
     height: int
@@ -107,6 +118,8 @@ class Settings:
     shift: float
     sampler: str
     guidance: Guidance
+    scale: float
+    negative: str | None
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,8 @@ class System:
         self.family, self.network, self.autoencoder, self.encoder = family, network, autoencoder, encoder
         self.name, self.size, self.autocast, self.fingerprint = name, size, autocast, fingerprint
         self.sampling, self.offload_to = sampling or family.sampling, offload_to
-        frames, rows, _ = cast(Config, network.config).patch_size
+        self.config = cast(Config, network.config)
+        frames, rows, _ = self.config.patch_size
         self.patch = Patch(frames, rows)
 
     @property
@@ -167,51 +181,23 @@ class System:
         """Fill in the defaults and refuse what this model cannot do.
 
         Raises:
-            RequestError: for an empty prompt, an illegal size, an unknown solver, or given pictures that do not fit.
+            RequestError: see `settings_of`; and for an illegal size, or given pictures that share a latent.
         """
-        own = self.sampling
-        if not request.prompt.strip():
-            raise RequestError("The prompt is empty. Say what the video should show, in a few words.")
-        num_frames = self.size.num_frames if request.num_frames is None else request.num_frames
-        height = self.size.height if request.height is None else request.height
-        width = self.size.width if request.width is None else request.width
-        self.autoencoder.latent_shape(num_frames, height, width, self.patch)
-        sampler = request.sampler or own.sampler
-        if sampler not in SAMPLERS:
-            raise RequestError(f"There is no sampler {sampler!r}. Use one of: {', '.join(SAMPLERS)}.")
-        steps = own.steps if request.steps is None else request.steps
-        grid(steps)  # refuses what is no number of steps
-        guidance = Guidance(
-            own.guidance.text_scale if request.guidance is None else request.guidance,
-            own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
-            own.guidance.renormalised_by,
-        )
-        fps = self.size.fps if request.fps is None else request.fps
-        if fps <= 0:
-            raise RequestError(f"fps={fps} cannot be played. Give a number above 0, such as {self.size.fps}.")
-        for index, picture in request.given.items():
-            if not 0 <= index < num_frames:
-                raise RequestError(
-                    f"A picture is given for frame {index}, but the clip has frames 0 to {num_frames - 1}."
-                )
-            if picture.shape != (height, width, 3):
-                raise RequestError(
-                    f"The picture given for frame {index} is {picture.shape[1]}x{picture.shape[0]}, the clip is "
-                    f"{width}x{height}. Fit the picture first, or ask for a clip of its size."
-                )
-        self._check_given(sorted(request.given), num_frames)
-        return Settings(num_frames, height, width, fps, steps, own.shift, sampler, guidance)
-
-    def _check_given(self, frames: Sequence[int], num_frames: int) -> None:
-        """Refuse given frames that this family cannot use, or that leave nothing to make."""
-        accepts = self.family.accepts.given
-        if frames and (accepts == "none" or (accepts == "first" and list(frames) != [0])):
+        settings = settings_of(self, request)
+        size = settings.num_frames, settings.height, settings.width
+        self.autoencoder.latent_shape(*size, self.patch)
+        frames = sorted(request.given)
+        if frames not in ([], [0]) and self._latents(*size).t != settings.num_frames:
             raise RequestError(
-                f"{self.name} can be given {'no picture' if accepts == 'none' else 'its first frame only'}, not frames "
-                f"{', '.join(map(str, frames))}. `mutoscope models` says what each model takes."
+                f"{self.name} keeps several frames in one latent, so of given pictures it can take the first frame "
+                f"alone, not frames {', '.join(map(str, frames))}."
             )
-        if len(frames) == num_frames:
-            raise RequestError(f"All {num_frames} frames are given, so there is nothing to make. Ask for more frames.")
+        return settings
+
+    def _latents(self, num_frames: int, height: int, width: int) -> LatentShape:
+        """Return the shape of the latents that are sampled for a clip."""
+        num_frames += self.family.dropped(self.config)
+        return self.autoencoder.latent_shape(num_frames, height, width, self.patch)
 
     def prepare(self, requests: Sequence[Request]) -> Prepared:
         """Turn requests into tensors; every mistake that a user can make is found here, before anything slow.
@@ -224,29 +210,63 @@ class System:
             raise RequestError("There is nothing to generate: give at least one request.")
         settings = self.settings(requests[0])
         frames = sorted(requests[0].given)
+        refuse_given(self.family, self.name, frames)
         for request in requests[1:]:
             if self.settings(request) != settings or sorted(request.given) != frames:
                 raise RequestError(
-                    "Requests of one batch must share size, steps, guidance and the frames that are given. "
-                    "Generate the others in a batch of their own."
+                    "Requests of one batch must share size, steps, guidance, its negative prompt and the frames that "
+                    "are given. Generate the others in a batch of their own."
                 )
-        shape = self.autoencoder.latent_shape(settings.num_frames, settings.height, settings.width, self.patch)
+        shape = self._latents(settings.num_frames, settings.height, settings.width)
         noise = torch.stack([rng.noise(shape, request.seed, 0) for request in requests]).to(self.device)
-        given = None
+        given = first = None
         if frames:
             pictures = np.stack([np.stack([request.given[index] for index in frames]) for request in requests])
             clean = torch.zeros_like(noise)
             clean[:, :, frames] = self._encode(pictures).to(noise.dtype)
             known = torch.zeros(noise.shape[0], noise.shape[2], dtype=torch.bool, device=self.device)
             known[:, frames] = True
-            given = Given(clean, known)
-        facts = [Facts(settings.height, settings.width, settings.num_frames)] * len(requests)
-        branches = settings.guidance.weights(has_image=given is not None)
-        with self._resident(self.encoder):
-            text = self.family.condition(self.encoder.encode([request.prompt for request in requests]), facts)
-            null = self.family.condition(self.encoder.null(len(requests)), facts)
-        condition = type(text).cat([text if branch.text else null for branch in branches]).to(self.device)
+            first = clean[:, :, :1] if frames[0] == 0 else None
+            given = Given(clean, known) if self.family.holds_given(self.config) else None
+        if first is not None and self.family.start is not None:
+            noise = self.family.start(self.config, noise, first, self.sampling.image_share)
+        condition = self._condition(requests, settings, settings.guidance.weights(has_image=given is not None), first)
         return Prepared(settings, condition, noise, grid(settings.steps, settings.shift), given)
+
+    def _condition(
+        self,
+        requests: Sequence[Request],
+        settings: Settings,
+        branches: Collection[Branch],
+        first: Float[Tensor, "B C 1 H W"] | None,
+    ) -> Condition:
+        """Encode prompts, and make the conditions of all branches out of them and of what else the network is told."""
+        num_frames = settings.num_frames + self.family.dropped(self.config)
+        facts = [Facts(settings.height, settings.width, num_frames)] * len(requests)
+
+        def told(text: TextTokens) -> Any:
+            condition = self.family.condition(text, facts)
+            tell = self.family.tell
+            return condition if tell is None else tell(self.config, condition, settings.scale, first)
+
+        with self._resident(self.encoder):
+            conditions = {True: told(self._read(requests, [request.prompt for request in requests]))}
+            if not all(branch.text for branch in branches):
+                if settings.negative:
+                    null = self._read(requests, [settings.negative] * len(requests), is_black=True)
+                else:
+                    null = self.encoder.null(len(requests))
+                conditions[False] = told(null)
+        return type(conditions[True]).cat([conditions[branch.text] for branch in branches]).to(self.device)
+
+    def _read(self, requests: Sequence[Request], texts: Sequence[str], *, is_black: bool = False) -> TextTokens:
+        """Encode texts, each with the first frame of its request, or with a black one, if the encoder sees."""
+        if not self.family.sees_pictures:
+            return self.encoder.encode(texts)
+        pictures = [request.given[0] for request in requests]
+        if is_black:
+            pictures = [np.zeros_like(picture) for picture in pictures]
+        return cast(SeeingEncoder, self.encoder).encode(texts, pictures)
 
     def sample(self, prepared: Prepared, on_step: OnStep | None = None) -> Float[Tensor, "B C T H W"]:
         """Walk from noise to latents. Gradients flow where the caller has them on.
@@ -265,9 +285,13 @@ class System:
             return SAMPLERS[prepared.settings.sampler](field, prepared.noise, prepared.grid, on_step)
 
     def decode(self, latents: Float[Tensor, "B C T H W"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
-        """Yield the frames, a group at a time, in [-1, 1]."""
+        """Yield the frames of the video, a group at a time, in [-1, 1]."""
+        dropped = self.family.dropped(self.config)
         with self._resident(self.autoencoder):
-            yield from self.autoencoder.decode_stream(latents.to(_dtype(self.autoencoder)))
+            for group in self.autoencoder.decode_stream(latents.to(_dtype(self.autoencoder))):
+                if group.shape[2] > dropped:
+                    yield group[:, :, dropped:]
+                dropped = max(0, dropped - group.shape[2])
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], on_step: OnStep | None = None) -> list[Video]:
@@ -288,6 +312,30 @@ class System:
     def _resident(self, component: object) -> AbstractContextManager[None]:
         """Have a component on the device, for those that live elsewhere."""
         return nullcontext() if self.offload_to is None else resident(cast(nn.Module, component), self.offload_to)
+
+
+def refuse_given(family: Family, name: str, frames: Sequence[int]) -> None:
+    """Refuse given frames that a family cannot use, and none where it needs one; nothing of the model is needed.
+
+    Args:
+        family: of the model.
+        name: of the model, for the message.
+        frames: those that are given, in order.
+
+    Raises:
+        RequestError: see above.
+    """
+    accepts = family.accepts
+    if frames and (accepts.given == "none" or (accepts.given == "first" and list(frames) != [0])):
+        raise RequestError(
+            f"{name} can be given {'no picture' if accepts.given == 'none' else 'its first frame only'}, not frames "
+            f"{', '.join(map(str, frames))}. `mutoscope models` says what each model takes."
+        )
+    if accepts.needs_first and not frames:
+        raise RequestError(
+            f"{name} animates a picture, and there is none. Give its first frame (--image), or take another model: "
+            "`mutoscope models` says what each takes."
+        )
 
 
 def _dtype(component: object) -> torch.dtype:
@@ -323,6 +371,75 @@ class Outline:
         return found if found is not None and self.path is None and self.preset in found.weights else None
 
 
+def settings_of(model: Outline | System, request: Request) -> Settings:
+    """Fill in the defaults of a request, and refuse what needs no weights to be refused.
+
+    Args:
+        model: what the request is made to.
+        request: it.
+
+    Raises:
+        RequestError: for an empty prompt, an unknown solver, guidance that this model does not have, or given pictures
+            that do not fit.
+        WeightsError: the model has no weights.
+    """
+    own, size = model.sampling, model.size
+    if size is None:
+        raise _no_weights(model.name)
+    if not request.prompt.strip():
+        raise RequestError("The prompt is empty. Say what the video should show, in a few words.")
+    num_frames = size.num_frames if request.num_frames is None else request.num_frames
+    height = size.height if request.height is None else request.height
+    width = size.width if request.width is None else request.width
+    sampler = request.sampler or own.sampler
+    if sampler not in SAMPLERS:
+        raise RequestError(f"There is no sampler {sampler!r}. Use one of: {', '.join(SAMPLERS)}.")
+    steps = own.steps if request.steps is None else request.steps
+    grid(steps)  # refuses what is no number of steps
+    guidance = Guidance(
+        own.guidance.text_scale if request.guidance is None else request.guidance,
+        own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
+        own.guidance.renormalised_by,
+    )
+    around = model.family.guidance_around(model.config, guidance)
+    negative = _negative(model, request, around)
+    fps = size.fps if request.fps is None else request.fps
+    if fps <= 0:
+        raise RequestError(f"fps={fps} cannot be played. Give a number above 0, such as {size.fps}.")
+    for index, picture in request.given.items():
+        if not 0 <= index < num_frames:
+            raise RequestError(f"A picture is given for frame {index}, but the clip has frames 0 to {num_frames - 1}.")
+        if picture.shape != (height, width, 3):
+            raise RequestError(
+                f"The picture given for frame {index} is {picture.shape[1]}x{picture.shape[0]}, the clip is "
+                f"{width}x{height}. Fit the picture first, or ask for a clip of its size."
+            )
+    if frames := sorted(request.given):
+        refuse_given(model.family, model.name, frames)
+        if len(frames) == num_frames + model.family.dropped(model.config):
+            raise RequestError(f"All {num_frames} frames are given, so there is nothing to make. Ask for more frames.")
+    return Settings(num_frames, height, width, fps, steps, own.shift, sampler, around, guidance.text_scale, negative)
+
+
+def _negative(model: Outline | System, request: Request, guidance: Guidance) -> str | None:
+    """Return what to lead away from, and refuse what would change nothing."""
+    family = model.family
+    if family.accepts.needs_first and request.image_guidance not in (None, 1.0):
+        raise RequestError(
+            f"{model.name} knows no clip without its picture, so image_guidance={request.image_guidance} has nothing "
+            "to lead away from. Leave it out."
+        )
+    if any(not branch.text for has_image in (False, True) for branch in guidance.weights(has_image)):
+        return family.negative if request.negative is None else request.negative.strip()
+    if request.negative is not None:
+        told = family.embeds_guidance(model.config)
+        raise RequestError(
+            f"{model.name} would not read the negative prompt: "
+            + ("its network follows guidance by itself. Leave it out." if told else "guidance is 1. Raise that.")
+        )
+    return None
+
+
 def outline(name: str) -> Outline:
     """Find out what a model's name means, from the head of its file or from its family.
 
@@ -340,9 +457,12 @@ def outline(name: str) -> Outline:
     if bundled.exists():
         return _outline_of_file(name, bundled, preset)
     family = load_family(family_name)
-    clips = family.release and family.release.clips
-    size = Size(clips.num_frames, clips.height, clips.width, Fraction(clips.fps)) if clips else None
-    return Outline(name, family, preset, family.presets[preset], size, family.sampling, None)
+    size = None
+    if family.release is not None:
+        clips, dropped = family.release.clips, family.dropped(family.presets[preset])
+        size = Size(clips.num_frames - dropped, clips.height, clips.width, Fraction(clips.fps), clips.side)
+    sampling = family.own_sampling.get(preset, family.sampling)
+    return Outline(name, family, preset, family.presets[preset], size, sampling, None)
 
 
 def workload(found: Outline, request: Request, *, has_image: bool) -> Workload:
@@ -366,17 +486,19 @@ def workload(found: Outline, request: Request, *, has_image: bool) -> Workload:
         own.guidance.text_scale if request.guidance is None else request.guidance,
         own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
     )
+    is_held = found.family.holds_given(found.config)
     return Workload(
         found.family,
         found.config,
         PixelSize(*filled),
         own.steps if request.steps is None else request.steps,
         request.sampler or own.sampler,
-        len(guidance.weights(has_image)),
+        len(found.family.guidance_around(found.config, guidance).weights(has_image and is_held)),
         text_tokens=release.text_tokens if release else TEXT_TOKENS,
         dtype=torch.bfloat16 if release else torch.float32,
         autoencoder_dtype=release.autoencoder_dtype if release else torch.float32,
         encoder_parameters=release.encoder_parameters if release else 0,
+        parameters=found.family.parameters[str(found.preset)] if found.path is None else found.path.stat().st_size // 4,
     )
 
 
@@ -405,8 +527,12 @@ def load(
     *,
     published: str | None = None,
     offload: Offload = "none",
+    template: Path | None = None,
 ) -> System:
     """Load a model with its autoencoder and text encoder.
+
+    The text encoder of published weights is loaded when there is a prompt to encode that it has not encoded before on
+    this machine: see `encoders.cache`.
 
     Args:
         name: ``family/preset`` of a bundled or published model (hyphen and underscore serve as well), or a weights file
@@ -415,9 +541,10 @@ def load(
         published: for published models, where the weights are, as `core.folders` reads it, if not on the hub: a folder
             with everything, or the network alone, for which the rest comes from the hub.
         offload: "component" keeps network, autoencoder and text encoder off the device but for the one that is used.
+        template: for published models that put a template around a prompt, a file with it, if not the usual one.
 
     Raises:
-        RequestError: there is no such model.
+        RequestError: there is no such model, or its template is not to be had.
         WeightsError: there are no weights for it, or they are damaged.
         MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
     """
@@ -426,9 +553,10 @@ def load(
     if found.path is None:
         if found.release is None:
             raise _no_weights(name)
-        return _load_published(found, found.release, device, published, offload)
-    if published is not None:
-        raise RequestError(f"{name} was not published by others, so --weights does not go with it. Leave it out.")
+        return _load_published(found, found.release, device, published, offload, template)
+    for option, value in (("weights", published), ("template", template)):
+        if value is not None:
+            raise RequestError(f"{name} was not published by others, so --{option} does not go with it. Leave it out.")
     return _load_own(found, found.path, device, offload)
 
 
@@ -456,9 +584,15 @@ def _load_own(found: Outline, path: Path, device: torch.device, offload: Offload
 
 
 def _load_published(
-    found: Outline, release: Release, device: torch.device, published: str | None, offload: Offload
+    found: Outline,
+    release: Release,
+    device: torch.device,
+    published: str | None,
+    offload: Offload,
+    template: Path | None,
 ) -> System:
     """Load what others published, in bfloat16, straight onto the device where it will live."""
+    reader = found.family.reader_of(found.config, template)
     tell_licence(found.family.name)
     home = device if offload == "none" else torch.device("cpu")
     everything = release.weights[cast(str, found.preset)][0]
@@ -469,23 +603,36 @@ def _load_published(
         network = found.family.network(found.config).to(torch.bfloat16)
     keys = found.family.keys(found.config)
     match = layouts.recognise(checkpoint, layouts.headers_of(network), keys, what=found.name)
-    encoder = found.family.encoder.load(folders.bring(everything, ("text_encoder*", "tokenizer*")))
+    encoder = _remembering(reader, folders.bring(everything, READ), home)
     autoencoder = found.family.autoencoder.load(folders.bring(everything, layouts.FOLDERS["autoencoder"]))
     layouts.fill(network, match, home)
     autoencoder.to(home, torch.float32 if device.type == "cpu" else release.autoencoder_dtype)
-    for part in (network, encoder.to(home), autoencoder):
+    for part in (network, autoencoder):
         part.eval().requires_grad_(False)
     assert found.size is not None
     return System(
         found.family,
         network,
         autoencoder,
-        encoder,
+        encoder.to(home),
         found.name,
         found.size,
         found.sampling,
         offload_to=device if offload == "component" else None,
     )
+
+
+def _remembering(reader: Reader, folder: Path, home: torch.device) -> Cached:
+    """Return the encoder of a folder, which is loaded when a prompt is new to it."""
+
+    def load() -> Encoder:
+        encoder = cast(nn.Module, reader.load(folder))
+        return cast(Encoder, encoder.to(home).eval().requires_grad_(False))
+
+    own = sorted(path for pattern in READ for path in folder.glob(pattern) if path.is_dir())
+    versions = [f"{name} {version(name)}" for name in ("mutoscope", "torch", "transformers") if find_spec(name)]
+    files = [fingerprint(path) for path in own]
+    return Cached(load, fingerprint(own[0], *reader.settings, *versions, *files), default_folder())
 
 
 @cache

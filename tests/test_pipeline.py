@@ -1,13 +1,21 @@
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mutoscope.autoencoders import hunyuan as hunyuan_autoencoder
+from mutoscope.autoencoders.hunyuan import HunyuanAutoencoder
 from mutoscope.core import weights
 from mutoscope.core.errors import RequestError, WeightsError
-from mutoscope.pipeline import Request, System, load, outline, tell_licence, workload
+from mutoscope.encoders.base import TextTokens
+from mutoscope.models import hunyuan, hunyuan_i2v
+from mutoscope.models.family import Family
+from mutoscope.pipeline import Request, Size, System, load, outline, tell_licence, workload
 from tests.published_toy import publish
 from tests.toy_system import toy_system
 
@@ -173,3 +181,131 @@ def test_outline_of_a_model_is_known_without_its_weights() -> None:
     assert outline("stiv/XL").size is None
     with pytest.raises(WeightsError, match="there are no weights at nowhere"):
         outline("nowhere.safetensors")
+
+
+class Prompts:
+    """Stands for encoders that see and for those that do not; remembers what it was asked."""
+
+    def __init__(self, config: Any) -> None:
+        self.config, self.texts, self.pictures = config, [], []
+
+    def encode(self, texts: Sequence[str], pictures: Sequence[np.ndarray] | None = None) -> TextTokens:
+        self.texts += texts
+        self.pictures += pictures or []
+        rows = [torch.full((5, self.config.text_dim), len(text) / 30) for text in texts]
+        tokens = torch.stack(rows) * torch.linspace(-1, 1, self.config.text_dim)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        return TextTokens(tokens, mask, tokens[:, 0, : self.config.pooled_dim])
+
+    def null(self, count: int) -> TextTokens:
+        return self.encode([""] * count, [np.zeros((4, 4, 3), np.uint8)] * count)
+
+    def unknown(self, text: str) -> list[tuple[str, list[str]]]:
+        return []
+
+
+def published_system(family: Family, preset: str) -> System:
+    """Return a system with an autoencoder that compresses time, for clips of 5 frames of 32x32."""
+    config = family.presets[preset]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = family.network(config)
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+        autoencoder = HunyuanAutoencoder(hunyuan_autoencoder.PRESETS["tiny"])
+    for module in (network, autoencoder):
+        module.eval().requires_grad_(False)
+    size = Size(5, 32, 32, Fraction(24))
+    return System(family, network, autoencoder, Prompts(config), f"{family.name}/{preset}", size)
+
+
+def test_distilled_network_is_told_the_scale_of_guidance_and_called_once() -> None:
+    system = published_system(hunyuan.FAMILY, "tiny")
+    for request, scale in ((Request("a kite", steps=2), 6.0), (Request("a kite", steps=2, guidance=2.5), 2.5)):
+        prepared = system.prepare([request, request])
+        assert prepared.condition.guidance.tolist() == [scale, scale]  # type: ignore[attr-defined]
+        assert prepared.settings.scale == scale and prepared.settings.negative is None
+    assert system.encoder.texts == ["a kite"] * 4  # type: ignore[attr-defined]
+    assert workload(outline("hunyuan"), Request("", guidance=2.5), has_image=False).batch == 1
+
+
+def test_network_that_was_not_distilled_is_led_away_from_the_negative_prompt_with_a_black_picture() -> None:
+    system = published_system(hunyuan_i2v.FAMILY, "tiny-concat")
+    encoder: Any = system.encoder
+    given = {0: PICTURE}
+    prepared = system.prepare([Request("a kite", given=given, guidance=3.0)])
+    assert encoder.texts == ["a kite", hunyuan_i2v.NEGATIVE]
+    assert (encoder.pictures[0] == PICTURE).all() and not encoder.pictures[1].any()
+    condition: Any = prepared.condition
+    assert condition.image.shape == (2, 4, 1, 4, 4) and torch.equal(*condition.image)
+    assert prepared.given is None and prepared.settings.negative == hunyuan_i2v.NEGATIVE
+    system.prepare([Request("a kite", given=given, guidance=3.0, negative=" rain ")])
+    system.prepare([Request("a kite", given=given, guidance=3.0, negative="")])
+    assert encoder.texts[2:] == ["a kite", "rain", "a kite", ""]
+
+
+def test_negative_prompt_changes_the_clip_and_is_refused_where_it_would_not() -> None:
+    system = published_system(hunyuan_i2v.FAMILY, "tiny-concat")
+    request = Request("a kite", given={0: PICTURE}, guidance=3.0, steps=2)
+    other = latents_of(system, replace(request, negative="rain"))
+    assert not torch.allclose(latents_of(system, request), other)
+    with pytest.raises(RequestError, match=r"guidance is 1\. Raise that"):
+        system.prepare([replace(request, guidance=1.0, negative="rain")])
+    with pytest.raises(RequestError, match=r"its network follows guidance by itself\. Leave it out"):
+        published_system(hunyuan.FAMILY, "tiny").prepare([Request("a kite", negative="rain")])
+
+
+def test_frames_that_are_no_part_of_the_video_are_sampled_and_dropped() -> None:
+    system = published_system(hunyuan_i2v.FAMILY, "tiny-concat")
+    request = Request("a kite", given={0: PICTURE}, steps=1, guidance=1.0)
+    latents = latents_of(system, request)
+    assert latents.shape[2] == 3  # of 5 frames and 4 more
+    frames = torch.cat(list(system.decode(latents)), dim=2)
+    torch.testing.assert_close(frames, system.autoencoder.decode(latents)[:, :, 4:])
+    assert system.generate([request])[0].array().shape == (5, 32, 32, 3)
+    found = outline("hunyuan_i2v/concat")
+    assert found.size is not None and found.size.num_frames == 125
+
+
+def test_sampling_starts_where_the_family_says() -> None:
+    request = Request("a kite", given={0: PICTURE}, seed=3)
+    system = published_system(hunyuan_i2v.FAMILY, "tiny")
+    noise = published_system(hunyuan.FAMILY, "tiny").prepare([Request("a kite", seed=3)]).noise
+    dynamic = system.prepare([request])
+    system.sampling = hunyuan_i2v.FAMILY.own_sampling["steady"]
+    steady = system.prepare([request])
+    image = steady.noise[:, :, :1]
+    assert torch.equal(dynamic.noise, torch.cat([image, noise[:, :, 1:]], dim=2))
+    torch.testing.assert_close(steady.noise[:, :, 1:], 0.999 * noise[:, :, 1:] + 0.001 * image)
+    assert (dynamic.settings.shift, steady.settings.shift) == (17.0, 7.0)
+
+
+def test_given_first_frame_arrives_through_an_autoencoder_that_compresses_time() -> None:
+    system = published_system(hunyuan_i2v.FAMILY, "tiny")
+    latents = latents_of(system, Request("a kite", given={0: PICTURE}, steps=3))
+    pixels = torch.from_numpy(PICTURE).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+    torch.testing.assert_close(latents[:, :, :1], system.autoencoder.encode(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_first_frame_can_be_given_where_a_latent_holds_several() -> None:
+    stiv = toy_system()
+    autoencoder = HunyuanAutoencoder(hunyuan_autoencoder.PRESETS["tiny"]).eval()
+    size = Size(5, 32, 32, Fraction(8))
+    system = System(stiv.family, stiv.network, autoencoder, stiv.encoder, "stiv/tiny", size)
+    with torch.no_grad():
+        assert system.prepare([Request("a red circle", given={0: PICTURE})]).given is not None
+    with pytest.raises(RequestError, match=r"the first frame alone, not frames 0, 4"):
+        system.prepare([Request("a red circle", given={0: PICTURE, 4: PICTURE})])
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (Request("a kite"), "animates a picture, and there is none"),
+        (Request("a kite", given={4: PICTURE}), "its first frame only, not frames 4"),
+        (Request("a kite", given={0: PICTURE}, image_guidance=2.0), "knows no clip without its picture"),
+    ],
+)
+def test_what_a_model_that_animates_pictures_cannot_do_is_refused(request_: Request, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        published_system(hunyuan_i2v.FAMILY, "tiny").prepare([request_])

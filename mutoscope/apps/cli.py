@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mutoscope.core.errors import MutoscopeError
 
@@ -41,12 +41,20 @@ def generate(
     count: int = 1,
     out: Path = Path("outputs"),
     device: OptionalText = None,
+    weights: OptionalText = None,
+    offload: Literal["none", "component"] = "none",
+    force: Annotated[bool, FlagCreatePairsOff] = False,
+    negative: OptionalText = None,
+    template: OptionalPath = None,
+    audio: OptionalPath = None,
+    face_box: OptionalText = None,
+    skip_steps: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Generate videos from a sentence, and from pictures or a clip where given.
 
     Args:
         prompt: What the video should show, in English or Chinese.
-        model: family/preset of a bundled model, or a weights file that training wrote.
+        model: family/preset of a bundled or published model, or a weights file that training wrote.
         image: Picture that becomes the first frame.
         last_image: Picture that becomes the last frame.
         video: Clip to continue: its last four frames become the first four.
@@ -64,6 +72,17 @@ def generate(
         count: How many videos, with seeds seed, seed + 1, ...
         out: Folder, or a file ending in .mp4, .webm, .gif or .png.
         device: cpu, cuda, mps; the best there is, if not given.
+        weights: Where the weights of a published model are, if not to come from the hub: a folder, a file, or
+            hub:OWNER/NAME.
+        offload: component keeps each of network, autoencoder and text encoder on the device only while it is used.
+        force: Try what has no room on the device.
+        negative: What to lead away from, as far as --guidance leads to the prompt.
+        template: File with what stands around a prompt, for published models whose template does not come with this
+            package.
+        audio: Voice with which the person in --image speaks, for models that make somebody speak.
+        face_box: Where their face is in the picture, as LEFT,TOP,RIGHT,BOTTOM in pixels; all of it follows the voice
+            if not given.
+        skip_steps: With --audio, compute only a part of the network in some steps; faster, and not quite the same.
     """
     from fractions import Fraction
 
@@ -81,8 +100,26 @@ def generate(
         image_guidance=image_guidance,
         sampler=sampler,
         seed=seed,
+        negative=negative,
     )
-    job = jobs.GenerateJob(request, model, image, last_image, video, fit, count, out, device)
+    job = jobs.GenerateJob(
+        request,
+        model,
+        image,
+        last_image,
+        video,
+        fit,
+        count,
+        out,
+        device,
+        weights,
+        offload,
+        force,
+        template,
+        audio,
+        jobs.face_box(face_box),
+        skip_steps,
+    )
     for path in jobs.generate(job):
         print(path)
 
@@ -101,10 +138,85 @@ def demo(out: Path = Path("outputs/demo"), device: OptionalText = None) -> None:
 
 
 def models() -> None:
-    """List the models, their sizes, and whether their weights are here."""
+    """List the models, their sizes, and where their weights are."""
+    from mutoscope.apps import about
+
+    about.print_models()
+
+
+def info(model: Annotated[Positional[str], arg(metavar="MODEL")], /) -> None:
+    """Tell about a model: its size, what it needs, where its weights are and on what terms.
+
+    Args:
+        model: family/preset, or a weights file that training wrote.
+    """
+    from mutoscope.apps import about
+
+    about.print_info(model)
+
+
+def plan(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    /,
+    height: OptionalInt = None,
+    width: OptionalInt = None,
+    num_frames: OptionalInt = None,
+    hardware: Literal["h200", "h100", "a100", "l40s", "rtx4090", "npu-64gb", "cpu"] = "h200",
+    gpus: int = 1,
+    steps: OptionalInt = None,
+    guidance: OptionalFloat = None,
+    sampler: OptionalText = None,
+    with_picture: Annotated[bool, FlagCreatePairsOff] = False,
+) -> None:
+    """Tell what a video would cost: FLOPs, memory and time. No weights are needed.
+
+    Args:
+        model: family/preset, or a weights file that training wrote.
+        height: Pixels; the model's own number if not given, as for the options below.
+        width: Pixels.
+        num_frames: Frames.
+        hardware: Device to plan for; cpu is this machine.
+        gpus: How many of them share the work.
+        steps: Sampling steps.
+        guidance: How strongly to follow the prompt; 1 is as trained.
+        sampler: euler, heun or adams_bashforth.
+        with_picture: Plan for a video that begins with a given picture.
+    """
+    from mutoscope.apps import about
+    from mutoscope.pipeline import Request
+
+    request = Request(
+        "", height=height, width=width, num_frames=num_frames, steps=steps, guidance=guidance, sampler=sampler
+    )
+    about.print_plan(model, request, hardware, gpus, has_image=with_picture)
+
+
+def convert(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    source: Annotated[Positional[str], arg(metavar="SRC")],
+    out: Annotated[Positional[Path], arg(metavar="DST")],
+    /,
+    layout: Literal["official", "diffusers", "mutoscope"],
+    component: Literal["transformer", "autoencoder"] = "transformer",
+    shard_size_gb: float = 4.0,
+    entry: OptionalText = None,
+) -> None:
+    """Write weights under the names that another code gives them, as safetensors.
+
+    Args:
+        model: family/preset that the weights were made for.
+        source: File or folder of weights in any layout, or hub:OWNER/NAME.
+        out: A new folder, or a file ending in .safetensors.
+        layout: Whose names to write.
+        component: Which network of the model.
+        shard_size_gb: What a file in the folder may weigh at most, in GB.
+        entry: Which weights to take of a .pt file that holds several, such as module or ema.
+    """
     from mutoscope.apps import jobs
 
-    jobs.print_models()
+    job = jobs.ConvertJob(model, source, out, layout, component, shard_size_gb, entry)
+    files, found = jobs.convert(job)
+    print(f"{out}: {len(files)} files, from the {found} layout to {layout}")
 
 
 def train(
@@ -228,6 +340,9 @@ COMMANDS = {
     "generate": generate,
     "demo": demo,
     "models": models,
+    "info": info,
+    "plan": plan,
+    "convert": convert,
     "train": train,
     "evaluate": evaluate,
     "world": world,

@@ -36,7 +36,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -159,17 +159,22 @@ class HunyuanAutoencoder(nn.Module):
         Raises:
             RequestError: if the size does not fit.
         """
-        self.latent_shape(*video.shape[2:])
+        _, _, num_frames, height, width = video.shape
+        self.latent_shape(num_frames, height, width)
         return self.moments(video).chunk(2, dim=1)[0] * self.config.scale
 
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """Decode latents into a video in [-1, 1]."""
         return self.pixels(latents / self.config.scale).clamp(-1, 1)
 
-    @torch.no_grad()
     def decode_stream(self, latents: Float[Tensor, "B C t h w"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
         """Yield the frames of ``decode`` in order, a group at a time; it takes no gradient."""
-        for frames in self._pixels(latents / self.config.scale):
+        stream = self._pixels(latents.detach() / self.config.scale)
+        while True:
+            with torch.no_grad():  # not around the yield, or it would hold for the caller
+                frames = next(stream, None)
+            if frames is None:
+                return
             yield frames.clamp_(-1, 1)
 
     def moments(self, video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B D t h w"]:
@@ -318,7 +323,7 @@ class Level(nn.Module):
 
     def __init__(self, dims: list[int], groups: int, resize: nn.Module | None) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Block(*pair, groups) for pair in zip(dims, dims[1:], strict=False))
+        self.layers = nn.ModuleList(Block(*pair, groups) for pair in pairwise(dims))
         self.resize = resize
 
     def forward(self, x: Parts) -> Parts:
@@ -380,12 +385,12 @@ class Attention(nn.Module):
         tokens = rearrange(self.norm(x), "B C T H W -> B 1 (T H W) C")
         q, k, v = self.q(tokens), self.k(tokens), self.v(tokens)
         frame = x.shape[3] * x.shape[4]
-        parts = []
-        for end in range(frame, q.shape[2] + 1, frame):
-            part = attend(q[:, :, end - frame : end], k[:, :, :end], v[:, :, :end])
-            parts.append(part)
-        change = rearrange(self.out(torch.cat(parts, dim=2)), "B 1 (T H W) C -> B C T H W", T=x.shape[2], H=x.shape[3])
-        return x + change
+        read = [
+            attend(q[:, :, end - frame : end], k[:, :, :end], v[:, :, :end])
+            for end in range(frame, q.shape[2] + 1, frame)
+        ]
+        change = self.out(torch.cat(read, dim=2))
+        return x + rearrange(change, "B 1 (T H W) C -> B C T H W", T=x.shape[2], H=x.shape[3])
 
 
 class Downsample(nn.Module):
@@ -593,13 +598,13 @@ def drain(x: Parts) -> Iterator[Tensor]:
 
 
 def strides(config: HunyuanConfig) -> tuple[list[int], list[int]]:
-    """Return the strides of all levels but the last in space, which the first have, and in time, which the last have."""
+    """Return the strides of all levels but the last: those in space come first, those in time last."""
     resizes = len(config.dims) - 1
     space, time = config.space_factor.bit_length() - 1, config.time_factor.bit_length() - 1
     if max(space, time) > resizes or (1 << space, 1 << time) != (config.space_factor, config.time_factor):
         raise WeightsError(
-            f"space_factor={config.space_factor} and time_factor={config.time_factor} must be powers of two, of at most "
-            f"{resizes} for {len(config.dims)} dims. Mend the config."
+            f"space_factor={config.space_factor} and time_factor={config.time_factor} must be powers of two, and at "
+            f"most {2**resizes} for {len(config.dims)} dims. Mend the config."
         )
     return [2] * space + [1] * (resizes - space), [1] * (resizes - time) + [2] * time
 
@@ -643,7 +648,7 @@ def tiled(
 
 
 def tiled_frames(x: Tensor, run: Callable[[Tensor], Tensor], tile: int, made: int, overlap: float) -> Tensor:
-    """Return what `run` makes of square tiles of all frames; each is blended with the one above, then the one before."""
+    """Return what `run` makes of square tiles of all frames, each blended with the one above, then the one before."""
     stride, blended = int(tile * (1 - overlap)), int(made * overlap)
     kept = made - blended
     rows, above = [], []
@@ -669,15 +674,17 @@ def blend(before: Tensor, after: Tensor, extent: int, dim: int) -> Tensor:
     return torch.cat([mixed, after.narrow(dim, extent, after.shape[dim] - extent)], dim=dim)
 
 
-_BLOCK = {
-    "norm1": "norm1",
-    "conv1": "conv1.conv",
-    "norm2": "norm2",
-    "conv2": "conv2.conv",
-    "shortcut": "conv_shortcut.conv",
-}
-_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-_ENDS = {"stem": "conv_in.conv", "norm": "conv_norm_out", "head": "conv_out.conv"}
+_BLOCK = MappingProxyType(
+    {
+        "norm1": "norm1",
+        "conv1": "conv1.conv",
+        "norm2": "norm2",
+        "conv2": "conv2.conv",
+        "shortcut": "conv_shortcut.conv",
+    }
+)
+_ATTENTION = MappingProxyType({"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"})
+_ENDS = MappingProxyType({"stem": "conv_in.conv", "norm": "conv_norm_out", "head": "conv_out.conv"})
 
 
 def keys(config: HunyuanConfig) -> Mapping[str, tuple[Key, ...]]:

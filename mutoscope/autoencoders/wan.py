@@ -11,7 +11,7 @@ weights (Wan2.1_VAE) are under Apache-2.0.
       levels up              384 t h w -> 192 T/2 2h 2w -> 192 T H/4 W/4 -> 96 T H/2 W/2 -> 96 T H W
       head                                      -> 3 T H W
 
-Everything is causal: convolutions see a frame and the two before it, norms see one pixel, attention one frame. So a clip
+Everything is causal: convolutions see a frame and the two before it, norms one pixel, attention one frame. So a clip
 passes through in parts, groups of consecutive frames, and each convolution remembers the last two frames that it was
 given (`Past`). Results do not depend on the parts, and memory does not grow with the clip. Two rules make the first
 frame stand alone, and a convolution over the whole clip would not follow them: frames are joined in time only behind
@@ -31,7 +31,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from types import MappingProxyType
 
@@ -112,8 +112,8 @@ class WanAutoencoder(nn.Module):
         levels, channels = len(config.multipliers), config.latent_channels
         if len(config.is_temporal) != levels - 1 or len(config.std) != channels:
             raise WeightsError(
-                f"{levels} multipliers need {levels - 1} values of is_temporal, {channels} of mean as many of std; given "
-                f"are {len(config.is_temporal)} and {len(config.std)}. Mend the config."
+                f"{levels} multipliers need {levels - 1} values of is_temporal, and {channels} of mean as many of std; "
+                f"given are {len(config.is_temporal)} and {len(config.std)}. Mend the config."
             )
         self.config = config
         self.encoder = Encoder(config)
@@ -149,7 +149,8 @@ class WanAutoencoder(nn.Module):
         Raises:
             RequestError: if the size does not fit.
         """
-        self.latent_shape(*video.shape[2:])
+        _, _, num_frames, height, width = video.shape
+        self.latent_shape(num_frames, height, width)
         mean, std = self._statistics(video)
         return (self.moments(video).chunk(2, dim=1)[0] - mean) / std
 
@@ -158,11 +159,16 @@ class WanAutoencoder(nn.Module):
         mean, std = self._statistics(latents)
         return self.pixels(latents * std + mean).clamp(-1, 1)
 
-    @torch.no_grad()
     def decode_stream(self, latents: Float[Tensor, "B C t h w"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
         """Yield the frames of ``decode`` in order, a group at a time; it takes no gradient."""
         mean, std = self._statistics(latents)
-        for frames in self.decoder(pointwise(latents * std + mean, self.from_latents)):
+        with torch.no_grad():
+            stream = self.decoder(pointwise(latents * std + mean, self.from_latents))
+        while True:
+            with torch.no_grad():  # not around the yield, or it would hold for the caller
+                frames = next(stream, None)
+            if frames is None:
+                return
             yield frames.clamp_(-1, 1)
 
     def moments(self, video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B D t h w"]:
@@ -215,7 +221,9 @@ class WanAutoencoder(nn.Module):
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of the latent channels, C 1 1 1."""
-        return like.new_tensor(self.config.mean)[:, None, None, None], like.new_tensor(self.config.std)[:, None, None, None]
+        return like.new_tensor(self.config.mean)[:, None, None, None], like.new_tensor(self.config.std)[
+            :, None, None, None
+        ]
 
     def _wants_gradient(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (x.requires_grad or any(own.requires_grad for own in self.parameters()))
@@ -281,7 +289,7 @@ class Decoder(nn.Module):
             return
         layer = self.levels[level]
         assert isinstance(layer, Level)
-        for piece in x.split(max(1, fitting(x, layer.widest) // layer.growth), dim=2):
+        for piece in evenly(x, fitting(x, layer.widest) // layer.growth):
             yield from self.rise(layer(piece, past), level + 1, past)
 
 
@@ -290,7 +298,7 @@ class Level(nn.Module):
 
     def __init__(self, dims: Sequence[int], resize: "Upsample | Downsample | None") -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Block(*pair) for pair in zip(dims, dims[1:], strict=False))
+        self.layers = nn.ModuleList(Block(*pair) for pair in pairwise(dims))
         self.resize = resize
         self.widest = max(dims)
         self.growth = resize.growth if isinstance(resize, Upsample) else 1
@@ -507,9 +515,16 @@ def fitting(x: Float[Tensor, "B C _ H W"], dim: int) -> int:
 
 def parts_of(x: Float[Tensor, "B C T H W"], frames: int) -> list[Tensor]:
     """Cut a clip into its first frame, which stands alone, and parts of so many frames; all at once for gradients."""
-    frames = x.shape[2] if torch.is_grad_enabled() else max(1, frames)
-    rest = x[:, :, 1:].split(frames, dim=2) if x.shape[2] > 1 else ()
-    return [x[:, :, :1], *rest]
+    if x.shape[2] == 1:
+        return [x]
+    rest = x[:, :, 1:]
+    return [x[:, :, :1], *([rest] if torch.is_grad_enabled() else rest.split(max(1, frames), dim=2))]
+
+
+def evenly(x: Float[Tensor, "B C T H W"], frames: int) -> tuple[Tensor, ...]:
+    """Cut a part into pieces of at most so many frames, as equal as can be."""
+    count = -(-x.shape[2] // max(1, frames))
+    return x.split(-(-x.shape[2] // count), dim=2)
 
 
 _BLOCK = MappingProxyType(
@@ -548,7 +563,7 @@ def keys(config: WanConfig) -> Mapping[str, tuple[Key, ...]]:
 
 
 def _modules(config: WanConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield every scale of a norm and every layer with weights, as ours, as the official ones and as those of diffusers."""
+    """Yield every scale of a norm and every layer with weights: as ours, as official, and as those of diffusers."""
     yield "to_moments", "conv1", "quant_conv"
     yield "from_latents", "conv2", "post_quant_conv"
     for half in ("encoder", "decoder"):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from itertools import count, islice, pairwise, repeat
+from itertools import chain, count, islice, pairwise, repeat
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,6 +26,7 @@ import av
 import numpy as np
 import torch
 from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream as AudioEncoder
 from av.container import OutputContainer
 from av.error import FFmpegError
@@ -107,6 +108,24 @@ class Audio:
                 at += samples.shape[1]
 
         return replace(self, read=read)
+
+    def mono(self, rate: int) -> "Audio":
+        """Mix the channels into one, their mean, of another rate in Hz."""
+
+        def read() -> Iterator[Samples]:
+            convert, position = AudioResampler(format="fltp", layout="mono", rate=rate), 0
+            for samples in chain(self.read(), [None]):
+                frame = None
+                if samples is not None:
+                    mixed = np.ascontiguousarray(samples.mean(axis=0, keepdims=True))
+                    if not mixed.size:
+                        continue
+                    frame = AudioFrame.from_ndarray(mixed, "fltp", "mono")
+                    frame.sample_rate, frame.pts, frame.time_base = self.rate, position, Fraction(1, self.rate)
+                    position += mixed.shape[1]
+                yield from (piece.to_ndarray() for piece in convert.resample(frame))
+
+        return Audio(rate, "mono", read)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 
@@ -41,4 +42,21 @@ class Encoder(Protocol):
 
     def unknown(self, text: str) -> list[tuple[str, list[str]]]:
         """List the words of a prompt that the encoder never learned, each with the nearest that it knows."""
+        ...
+
+
+@runtime_checkable
+class SeeingEncoder(Protocol):
+    """Turn prompts and the pictures that they speak of into tokens; the rest is as `Encoder` has it."""
+
+    def encode(self, texts: Sequence[str], pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> TextTokens:
+        """Encode prompts.
+
+        Args:
+            texts: prompts.
+            pictures: one for each; a black one for a prompt that speaks of none.
+
+        Raises:
+            RequestError: if one is too long; none is ever cut off.
+        """
         ...

@@ -17,7 +17,7 @@ the published code cuts off the end.
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -99,7 +99,7 @@ def published_template(name: TemplateName) -> Template:
         RequestError: `diffusers` is not installed, or does not have the template as it was published.
     """
     known = PUBLISHED[name]
-    advice = "Type: pip install 'diffusers>=0.33', or give the template in a file."
+    advice = "Type: pip install 'diffusers>=0.33', or give the template in a file (--template)."
     if known.module is None:
         raise RequestError(f"HunyuanVideo's template {name!r} is not in diffusers either. Give it in a file.")
     package = importlib.util.find_spec("diffusers")
@@ -113,11 +113,12 @@ def published_template(name: TemplateName) -> Template:
     return Template(text, known.opening)
 
 
-def read_template(path: Path) -> Template:
+def read_template(path: Path, among: Collection[TemplateName] = tuple(PUBLISHED)) -> Template:
     """Read a template from a file, and tell by its hash which it is.
 
     Args:
         path: UTF-8 text; one line feed at the end may be too many.
+        among: the templates that will do.
 
     Raises:
         RequestError: it cannot be read, or is not as published.
@@ -126,9 +127,11 @@ def read_template(path: Path) -> Template:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read the template {path}: {error}. Give a file of UTF-8 text.") from error
-    for known in PUBLISHED.values():
+    for name, known in PUBLISHED.items():
         for candidate in (text, text.removesuffix("\n")):
             if _sha256(candidate) == known.sha256:
+                if name not in among:
+                    raise RequestError(f"{path} is the template {name}; this model needs {' or '.join(among)}.")
                 return Template(candidate, known.opening)
     raise RequestError(
         f"{path} is none of HunyuanVideo's templates: each has its own SHA-256, and not {_sha256(text)[:12]}... "

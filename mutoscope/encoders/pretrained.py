@@ -5,7 +5,7 @@ the caller names. Nothing is fetched here; `core` brings folders onto this machi
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +53,13 @@ def load_config(folder: Path) -> Any:
 
 
 def load_network(
-    kind: type[N], folder: Path, config: Any = None, *, unread: str = r"(?!)", dtype: torch.dtype | None = None
+    kind: type[N],
+    folder: Path,
+    config: Any = None,
+    *,
+    unread: str = r"(?!)",
+    renamed: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> N:
     """Load a frozen network of `transformers` from a folder.
 
@@ -62,6 +68,7 @@ def load_network(
         folder: with ``config.json`` and safetensors.
         config: its config, when it is to be another than the folder's.
         unread: a pattern that matches the names of the weights that may stay unread.
+        renamed: patterns of what to replace in the names of the weights, and by what.
         dtype: of the network; None for that of its weights.
 
     Raises:
@@ -69,6 +76,8 @@ def load_network(
     """
     config = config or load_config(folder)
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    if renamed is not None:
+        options["key_mapping"] = dict(renamed)
     try:
         with _quiet():
             network, found = kind.from_pretrained(folder, config=config, dtype=dtype or "auto", **options)  # pyright: ignore[reportAttributeAccessIssue]

@@ -40,6 +40,9 @@ from mutoscope.nn.norm import HeadNorm, standardise
 from mutoscope.nn.patchify import patchify
 
 FREQUENCIES = 256  # channels of the sinusoid of time
+NEGATIVE = (  # of the published demo; its pipeline has none
+    "overexposed, low quality, deformation, a poor composition, bad hands, bad teeth, bad eyes, bad limbs, distortion"
+)
 PLACE_STEP = 2.0  # positions from one patch to the next, across and down; along time it is 1
 
 
@@ -430,6 +433,7 @@ FAMILY = Family(
     keys=keys,
     masks_text=False,
     unused=unused,
+    negative=NEGATIVE,
     release=Release(
         weights=MappingProxyType({"8B": ("hub:ByteDance/ContentV-8B",)}),
         licence="Stability AI Community License (the transformer) and the Apache License 2.0 (the autoencoder)",

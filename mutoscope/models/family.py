@@ -9,7 +9,8 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -20,7 +21,7 @@ from mutoscope.core.errors import RequestError
 from mutoscope.core.weights import Key
 from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.diffusion.guidance import Guidance
-from mutoscope.encoders.base import TextTokens
+from mutoscope.encoders.base import Encoder, TextTokens
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,14 @@ class Sampling:
         sampler: a function of `diffusion.samplers`.
         guidance: scales and renormalisation.
         shift: of the grid of times; 1 leaves it even.
+        image_share: of the given first frame in the noise of every frame, for families with a `Family.start`.
     """
 
     steps: int
     sampler: Literal["euler", "heun", "adams_bashforth"]
     guidance: Guidance
     shift: float = 1.0
+    image_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -110,19 +113,31 @@ class Accepts:
 
     Args:
         given: which frames may be given clean: none, the first alone, or any.
+        needs_first: there is nothing to make without the first frame.
     """
 
     given: Literal["none", "first", "any"]
+    needs_first: bool = False
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips that a model makes unless asked otherwise: frames, pixels down and across, frames a second."""
+    """The clips that a model makes unless asked otherwise.
+
+    Args:
+        num_frames: frames that it samples.
+        height: pixels down.
+        width: pixels across.
+        fps: frames a second.
+        side: of the square, in pixels, whose area a clip has that takes its shape from the picture it begins with, as
+            `data.buckets` has it; None where clips keep their shape.
+    """
 
     num_frames: int
     height: int
     width: int
     fps: int
+    side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +162,20 @@ class Release:
     text_tokens: int
     encoder_parameters: int
     autoencoder_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How prompts are read.
+
+    Args:
+        load: (folder with text encoders and tokenizers) -> the encoder.
+        settings: all that decides how it encodes besides what is in the folder; remembered encodings are told apart by
+            them.
+    """
+
+    load: Callable[[Path], Encoder]
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +207,20 @@ class Family:
         release: its published weights, if there are any.
         example: (config, text tokens, facts, T H W of the latents) -> a made-up condition, for tests and timings; None
             if a condition needs text and facts alone.
+        own_sampling: defaults of the presets that have others than `sampling`.
+        embeds_guidance: config -> the network was distilled to follow a scale of guidance that it is told, by `tell`;
+            then that is what a request's guidance is, and the prompt is not guided besides.
+        tell: (config, condition, scale of guidance, latents of the given first frame or None) -> the condition with
+            what the network is told of them; None if it is told neither.
+        holds_given: config -> given frames are in the latents, clean whenever the network sees them, and stay what they
+            are. False where it is told of them by its condition alone.
+        start: (config, noise, latents of the given first frame, `Sampling.image_share`) -> the state that sampling
+            starts from; None if it is noise.
+        dropped: config -> decoded frames at the beginning that are no part of the video.
+        negative: what to lead away from unless a request says otherwise, where a step is evaluated without the prompt.
+        sees_pictures: its encoder is shown the first frame with the prompt: an `encoders.base.SeeingEncoder`.
+        reader: (config, file with the template of prompts, or None) -> how its prompts are read; None if ``load`` of
+            the encoder says it all, and there is no template.
     """
 
     name: str
@@ -198,6 +241,35 @@ class Family:
     unused: Callable[[Any], Sequence[str]] = lambda _: ()
     release: Release | None = None
     example: Callable[[Any, TextTokens, Sequence[Facts], Sequence[int]], Any] | None = None
+    own_sampling: Mapping[str, Sampling] = field(default_factory=dict)
+    embeds_guidance: Callable[[Any], bool] = lambda _: False
+    tell: Callable[[Any, Any, float, Tensor | None], Any] | None = None
+    holds_given: Callable[[Any], bool] = lambda _: True
+    start: Callable[[Any, Tensor, Tensor, float], Tensor] | None = None
+    dropped: Callable[[Any], int] = lambda _: 0
+    negative: str = ""
+    sees_pictures: bool = False
+    reader: Callable[[Any, Path | None], Reader] | None = None
+
+    def guidance_around(self, config: Any, guidance: Guidance) -> Guidance:
+        """Return what of a guidance is left to do around the network, by calling it with less than it could see."""
+        return replace(guidance, text_scale=1.0) if self.embeds_guidance(config) else guidance
+
+    def reader_of(self, config: Any, template: Path | None) -> Reader:
+        """Say how prompts are read.
+
+        Args:
+            config: of the network.
+            template: file with what stands around a prompt; None for the published one.
+
+        Raises:
+            RequestError: the template is none of this family's, or there is none to be had.
+        """
+        if self.reader is not None:
+            return self.reader(config, template)
+        if template is not None:
+            raise RequestError(f"{self.name} puts nothing around a prompt. Leave --template out.")
+        return Reader(self.encoder.load)
 
 
 def families() -> list[str]:

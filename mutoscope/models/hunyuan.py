@@ -1,9 +1,9 @@
-"""HunyuanVideo: text, and an image if one has it, to video, by a transformer with two streams and then one.
+"""HunyuanVideo: text to video, by a transformer with two streams and then one.
 
 Paper: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", arXiv 2412.03603. The
-image-to-video networks are those of HunyuanVideo-I2V, released without a paper of their own. The weights of both are
-under the Tencent Hunyuan Community License: not for use in the European Union, the United Kingdom and South Korea, and
-with limits on acceptable use and on very large services. It is not an open-source licence; read it before you use them.
+weights are under the Tencent Hunyuan Community License: not for use in the European Union, the United Kingdom and South
+Korea, and with limits on acceptable use and on very large services. It is not an open-source licence; read it before
+you use them. Two families grew from this network: `hunyuan_i2v`, which animates a picture, and `hunyuan_avatar`.
 
     latents B C T H W -> patches of 1 2 2 -> image tokens B L D, row-major in t h w, turned to their place by RoPE
     text B S Dt       -> refiner, two blocks of its own -> text tokens B S D, which have no place
@@ -12,18 +12,14 @@ with limits on acceptable use and on very large services. It is not an open-sour
     single blocks     one stream [image, text]
     velocity B C T H W <- head, on the image tokens alone
 
-There are two ways to animate an image. ``replace``: the first latent frame is the image's, clean, and its tokens are
-modulated as those of a clean image, by the vec of t = 0 without guidance. ``concat``: the image's latents and a mask of
-the frames that they fill are channels beside the noisy latents. Both also show the image to their text encoder.
-
 How ours differs from the published code: it attends over the real tokens of a prompt alone, where the published one
-lets padding attend to padding, which nothing reads; velocities are the same. Its sampling loop for ``replace`` keeps
-the first frame clean by never moving it; so does ours, if the frame is clean in the noise too (`start`).
+lets padding attend to padding, which nothing reads; velocities are the same.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -39,8 +35,8 @@ from mutoscope.core.weights import Key
 from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.diffusion.guidance import Guidance
 from mutoscope.encoders.base import TextTokens
-from mutoscope.encoders.llm import LlamaClip
-from mutoscope.models.family import Accepts, Clips, Facts, Family, Release, Sampling
+from mutoscope.encoders.llm import LlamaClip, published_template, read_template
+from mutoscope.models.family import Accepts, Clips, Facts, Family, Reader, Release, Sampling
 from mutoscope.nn.attention import attend
 from mutoscope.nn.embed import Embed, sinusoid
 from mutoscope.nn.norm import HeadNorm, standardise
@@ -50,7 +46,10 @@ from mutoscope.nn.rope import axes_rope, falling_speeds, rotate_pairs
 FREQUENCIES = 256  # channels of the sinusoid of one number
 REFINER_BLOCKS, REFINER_MLP_RATIO = 2, 4  # whatever the size of the network
 GUIDANCE = 6.0  # the scale that the shipped commands tell a distilled network
-STABILITY = 0.001  # share of the image in the noise that the shipped command for steady clips starts from
+NEGATIVE = (  # what networks without `embeds_guidance` are led away from, unless asked otherwise
+    "Aerial view, aerial view, overexposed, low quality, deformation, a poor composition, "
+    "bad hands, bad teeth, bad eyes, bad limbs, distortion"
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,12 @@ class Config:
         rope_dims: channels of a head that turn with t, h and w; even numbers that sum to the width of a head.
         mlp_ratio: width of the MLPs as a multiple of `dim`, but for those of the refiner.
         rope_theta: the slowest pair of channels turns by about 1 / rope_theta a token.
-        riflex: in clips of more than 48 latent frames, slow down the temporal pair that would come around (I2V only).
+        riflex: in clips of more than 48 latent frames, slow down the temporal pair that would come around.
         patch_size: latent frames, rows, columns of a token.
         latent_channels: channels of the latents.
         text_dim: width of the text tokens.
         pooled_dim: width of the pooled text.
         embeds_guidance: the network is told a scale of guidance (it was distilled to follow it in one call).
-        image: how an image comes in: not at all, in place of the first latent frame, or as further channels.
     """
 
     depth: int = 20
@@ -87,7 +85,6 @@ class Config:
     text_dim: int = 4096
     pooled_dim: int = 768
     embeds_guidance: bool = True
-    image: Literal["none", "replace", "concat"] = "none"
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or any(channels % 2 for channels in self.rope_dims):
@@ -113,29 +110,11 @@ class Config:
         """Width inside an MLP."""
         return int(self.dim * self.mlp_ratio)
 
-    @property
-    def in_channels(self) -> int:
-        """Channels that are cut into patches: with ``concat``, those of noise and image, and the mask."""
-        return 2 * self.latent_channels + 1 if self.image == "concat" else self.latent_channels
 
-
-_I2V = Config(image="replace", riflex=True)
 PRESETS = MappingProxyType(
     {
         "t2v": Config(),  # HYVideo-T/2-cfgdistill, the released one
         "t2v-undistilled": Config(embeds_guidance=False),  # HYVideo-T/2
-        "i2v": _I2V,
-        "i2v-concat": Config(image="concat", riflex=True, embeds_guidance=False),
-        "small": Config(  # HYVideo-S/2 of the image-to-video code, never released
-            depth=6,
-            single_depth=12,
-            dim=480,
-            num_heads=5,
-            rope_dims=(12, 42, 42),
-            riflex=True,
-            embeds_guidance=False,
-            image="replace",
-        ),
         "tiny": Config(
             depth=2,
             single_depth=2,
@@ -159,37 +138,29 @@ class Condition:
         lengths: how many are real, for each sample, at least 1. Numbers, not a tensor: shapes depend on them.
         pooled: the text as one vector.
         guidance: the scale of guidance to imitate; networks without `embeds_guidance` do not look at it.
-        image: latents of the first frame, for networks with ``image="concat"``.
     """
 
     tokens: Float[Tensor, "B S Dt"]
     lengths: tuple[int, ...]
     pooled: Float[Tensor, "B Dp"]
     guidance: Float[Tensor, " B"]
-    image: Float[Tensor, "B C 1 H W"] | None = None
 
     def __getitem__(self, rows: slice) -> "Condition":
-        image = None if self.image is None else self.image[rows]
-        return Condition(self.tokens[rows], self.lengths[rows], self.pooled[rows], self.guidance[rows], image)
+        return Condition(self.tokens[rows], self.lengths[rows], self.pooled[rows], self.guidance[rows])
 
     def to(self, device: torch.device | str) -> "Condition":
         """Return the same on another device."""
-        image = None if self.image is None else self.image.to(device)
-        return Condition(self.tokens.to(device), self.lengths, self.pooled.to(device), self.guidance.to(device), image)
+        return Condition(self.tokens.to(device), self.lengths, self.pooled.to(device), self.guidance.to(device))
 
     @classmethod
     def cat(cls, parts: Sequence["Condition"]) -> "Condition":
         """Join batches along the samples, padding text to the longest."""
         longest = max(part.tokens.shape[1] for part in parts)
-        images = [part.image for part in parts if part.image is not None]
-        if images and len(images) < len(parts):
-            raise RequestError("Some samples of a batch have an image and some have none. Make a batch of each.")
         return cls(
             torch.cat([F.pad(part.tokens, (0, 0, 0, longest - part.tokens.shape[1])) for part in parts]),
             tuple(itertools.chain.from_iterable(part.lengths for part in parts)),
             torch.cat([part.pooled for part in parts]),
             torch.cat([part.guidance for part in parts]),
-            torch.cat(images) if images else None,
         )
 
 
@@ -207,9 +178,9 @@ class Layout(NamedTuple):
     """Image tokens along t, h and w."""
     rope: Float[Tensor, "M pairs 2"]
     """The rotation of image tokens, and none for the text tokens after them."""
-    first: int
-    """Image tokens, at the beginning, that have a modulation of their own."""
     runs: tuple[Run, ...]
+    first: int = 0
+    """Image tokens, at the beginning, that have a modulation of their own: row 0 of `vec`, where the rest have 1."""
 
     @property
     def image_length(self) -> int:
@@ -222,12 +193,16 @@ class Hunyuan(nn.Module):
 
     `forward` is `trunk` and then `tip`, the last single block and the head. Who wants to skip the trunk in some steps
     keeps what it returned and calls `tip` alone, with the vec of the new time.
+
+    Args:
+        config: its shape.
+        in_channels: channels that are cut into patches, where they are more than those of the latents.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, in_channels: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.patch = PatchEmbed(config.in_channels, config.dim, config.patch_size)
+        self.patch = PatchEmbed(in_channels or config.latent_channels, config.dim, config.patch_size)
         self.refiner = Refiner(config)
         self.time = Embed(FREQUENCIES, config.dim)
         self.pooled = Embed(config.pooled_dim, config.dim)
@@ -249,25 +224,21 @@ class Hunyuan(nn.Module):
         """Return the velocity.
 
         Args:
-            x: noisy latents; T, H, W multiples of the patch. With ``image="replace"``, the first latent frame is clean.
+            x: noisy latents; T, H, W multiples of the patch.
             t: time of each sample, in [0, 1].
             cond: of the same samples.
 
         Returns:
             The velocity, in the dtype of `x`.
-
-        Raises:
-            RequestError: there is an image and the network takes none, or the other way round.
         """
-        if len(runs_of(cond.lengths)) > len(set(cond.lengths)):  # put prompts of equal length side by side
-            order = sorted(range(len(t)), key=cond.lengths.__getitem__)
+        if (order := side_by_side(cond.lengths)) is not None:
             by_length = Condition.cat([cond[row : row + 1] for row in order])
             return self(x[order], t[order], by_length)[torch.tensor(order).argsort()]
         vec, layout = self.vec(t, cond), self.layout(x.shape[2:], cond)
         return self.tip(self.trunk(x, t, cond, vec, layout), vec, layout).to(x.dtype)
 
-    def vec(self, t: Float[Tensor, " B"], cond: Condition) -> Float[Tensor, "B r D"]:
-        """Return what modulates every block: for the first latent frame, if it has its own, and for all other tokens.
+    def vec(self, t: Float[Tensor, " B"], cond: Condition) -> Float[Tensor, "B 1 D"]:
+        """Return what modulates every block.
 
         The published networks count time from 0 to 1000, and guidance in thousandths too. The scale is multiplied in
         the type of the weights: in bfloat16 a scale of 6 becomes 6016, and so it does in the published code.
@@ -276,9 +247,7 @@ class Hunyuan(nn.Module):
         if self.guidance is not None:
             scale = cond.guidance.to(self.dtype) * 1000
             vec = vec + self.guidance(sinusoid(scale, FREQUENCIES).to(self.dtype))
-        if self.config.image != "replace":
-            return F.silu(vec)[:, None]
-        return F.silu(torch.stack([self.time_and_text(torch.zeros_like(t), cond), vec], dim=1))
+        return F.silu(vec)[:, None]
 
     def time_and_text(self, t: Float[Tensor, " B"], cond: Condition) -> Float[Tensor, "B D"]:
         """Return the part of `vec` that all networks of this family have, before its SiLU."""
@@ -297,19 +266,18 @@ class Hunyuan(nn.Module):
         times = torch.arange(-earlier, t, device=device, dtype=torch.float32)
         down, across = (torch.arange(length, device=device, dtype=torch.float32) for length in (h, w))
         rope = with_text(axes_rope([times, down, across], self._speeds(t, device)), max(cond.lengths))
-        own = h * w if self.config.image == "replace" else 0
-        return Layout((t + earlier, h, w), rope, own, runs_of(cond.lengths))
+        return Layout((t + earlier, h, w), rope, runs_of(cond.lengths))
 
     def trunk(
         self,
-        x: Float[Tensor, "B C T H W"],
+        x: Float[Tensor, "B channels T H W"],
         t: Float[Tensor, " B"],
         cond: Condition,
         vec: Float[Tensor, "B r D"],
         layout: Layout,
     ) -> Float[Tensor, "B M D"]:
         """Return the tokens before the last single block: of the image, then of the text."""
-        image, text = self.patch(self._shown(x, cond).to(self.dtype)), self.refine(cond, t, layout)
+        image, text = self.patch(x.to(self.dtype)), self.refine(cond, t, layout)
         for block in self.doubles:
             image, text = block(image, text, vec, layout)
         return self.merge(image, text, vec, layout)
@@ -340,20 +308,6 @@ class Hunyuan(nn.Module):
         _, h, w = layout.grid
         patches = rearrange(self.head(image, vec[:, -1]), "B (t L) P -> B t L P", L=h * w)
         return unpatchify(patches, self.config.patch_size, h)
-
-    def _shown(self, x: Float[Tensor, "B C T H W"], cond: Condition) -> Float[Tensor, "B channels T H W"]:
-        """Put the channels of the image beside those of the noisy latents, if that is how the network takes it."""
-        if (cond.image is not None) != (self.config.image == "concat"):
-            raise RequestError(
-                "This network needs the latents of a first frame in its condition. Give the clip's first frame."
-                if cond.image is None
-                else f'A network with image="{self.config.image}" has no channels for an image. Leave it out.'
-            )
-        if cond.image is None:
-            return x
-        later = (0, 0, 0, 0, 0, x.shape[2] - 1)  # zeros for all frames but the first
-        mask = torch.ones_like(cond.image[:, :1])
-        return torch.cat([x, F.pad(cond.image, later).to(x.dtype), F.pad(mask, later).to(x.dtype)], dim=1)
 
     def _speeds(self, frames: int, device: torch.device) -> list[Tensor]:
         """Return the angles by which pairs of channels turn a token, along t, h and w.
@@ -567,6 +521,13 @@ def attend_in_runs(
     return torch.cat(parts)
 
 
+def side_by_side(lengths: Sequence[int]) -> list[int] | None:
+    """Return an order of the samples in which prompts of equal length are neighbours; None if they are already."""
+    if len(runs_of(lengths)) == len(set(lengths)):
+        return None
+    return sorted(range(len(lengths)), key=lengths.__getitem__)
+
+
 def runs_of(lengths: Sequence[int]) -> tuple[Run, ...]:
     """Find the neighbours of equal length."""
     runs, start = [], 0
@@ -601,20 +562,13 @@ def _initialise(network: Hunyuan) -> None:
             nn.init.zeros_(module.modulation.bias)
 
 
-def condition(
-    text: TextTokens,
-    facts: Sequence[Facts],
-    *,
-    guidance: float = GUIDANCE,
-    image: Float[Tensor, "B C 1 H W"] | None = None,
-) -> Condition:
+def condition(text: TextTokens, facts: Sequence[Facts], *, guidance: float = GUIDANCE) -> Condition:
     """Make the condition of a batch; these networks are told nothing of a clip's size.
 
     Args:
         text: encoded prompts; without prompt, the encoded empty string.
         facts: of each sample; not looked at.
         guidance: scale of guidance that a distilled network imitates, at least 1; it was trained on 1 to 8.
-        image: latents of the first frame, for ``image="concat"``.
 
     Raises:
         RequestError: a prompt has no token at all.
@@ -625,33 +579,21 @@ def condition(
         raise RequestError("A prompt has no token. Encode it with its template, which the empty prompt has as well.")
     real_first = text.mask.int().argsort(dim=1, descending=True, stable=True)[:, : max(lengths), None]
     tokens = torch.where(text.mask[..., None], text.tokens, 0.0).take_along_dim(real_first, dim=1)
-    return Condition(tokens, lengths, text.pooled, text.pooled.new_full((len(lengths),), guidance), image)
+    scale = torch.full((len(lengths),), guidance, device=text.pooled.device)
+    return Condition(tokens, lengths, text.pooled, scale)
 
 
-def example(config: Config, text: TextTokens, facts: Sequence[Facts], size: Sequence[int]) -> Condition:
-    """Make up a condition for latents of `size` T H W: with a grey first frame, where the network takes one so."""
-    shape = len(text.pooled), config.latent_channels, 1, *size[1:]
-    return condition(text, facts, image=text.pooled.new_zeros(shape) if config.image == "concat" else None)
+def tell(config: Config, cond: Condition, guidance: float, image: Float[Tensor, "B C 1 H W"] | None) -> Condition:
+    """Put the scale of guidance that a request asks for into a condition; there is no image."""
+    del config, image
+    return replace(cond, guidance=torch.full_like(cond.guidance, guidance))
 
 
-def start(
-    noise: Float[Tensor, "B C T H W"],
-    image: Float[Tensor, "B C 1 H W"],
-    config: Config,
-    *,
-    is_steady: bool = True,
-) -> Float[Tensor, "B C T H W"]:
-    """Return the state from which to animate an image.
-
-    Args:
-        noise: standard normal.
-        image: latents of the first frame.
-        config: of the network; with ``image="replace"`` the first frame of the result is the image, and a guided field
-            that holds the image as given (`diffusion.guidance.Given`) never moves it.
-        is_steady: mix a thousandth of the image into every frame, which gives a steadier clip with less motion.
-    """
-    state = (1 - STABILITY) * noise + STABILITY * image if is_steady else noise
-    return torch.cat([image, state[:, :, 1:]], dim=2) if config.image == "replace" else state
+def reader(config: Config, template: Path | None) -> Reader:
+    """Say how prompts are read: in the published template for videos, or in one from a file."""
+    del config
+    around = published_template("video") if template is None else read_template(template, ("video", "image"))
+    return Reader(lambda path: LlamaClip.load(path, around), (around.text,))
 
 
 _Names = Mapping[str, tuple[str, str]]  # a module of ours -> its official name, its name or names in diffusers
@@ -748,20 +690,20 @@ FAMILY = Family(
         {
             "t2v": 12_821_012_544,
             "t2v-undistilled": 12_810_782_784,
-            "i2v": 12_821_012_544,
-            "i2v-concat": 12_810_991_680,
-            "small": 103_854_592,
             "tiny": 171_152,
         }
     ),
     process=FlowMatching(),
     autoencoder=HunyuanAutoencoder,
-    encoder=LlamaClip,  # of t2v; what animates an image reads it, too: `encoders.llm.LlavaClip`
+    encoder=LlamaClip,
     condition=condition,
-    sampling=Sampling(steps=50, sampler="euler", guidance=Guidance(), shift=7.0),
+    sampling=Sampling(steps=50, sampler="euler", guidance=Guidance(GUIDANCE), shift=7.0),
     accepts=Accepts(given="none"),
     keys=keys,
-    example=example,
+    embeds_guidance=lambda config: config.embeds_guidance,
+    tell=tell,
+    negative=NEGATIVE,
+    reader=reader,
     release=Release(
         weights=MappingProxyType(
             {
@@ -769,11 +711,6 @@ FAMILY = Family(
                     "hub:hunyuanvideo-community/HunyuanVideo",
                     "hub:tencent/HunyuanVideo/hunyuan-video-t2v-720p",
                 ),
-                "i2v": (
-                    "hub:hunyuanvideo-community/HunyuanVideo-I2V",
-                    "hub:tencent/HunyuanVideo-I2V/hunyuan-video-i2v-720p",
-                ),
-                "i2v-concat": ("hub:hunyuanvideo-community/HunyuanVideo-I2V-33ch",),
             }
         ),
         licence="Tencent Hunyuan Community License (not for use in the EU, the UK and South Korea)",

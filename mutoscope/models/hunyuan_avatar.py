@@ -13,11 +13,12 @@ Hunyuan Community License, with its limits on territory and use: see `hunyuan`.
     single blocks, head as in `hunyuan`; the tokens of the reference are left out at the end
 
 The published sampling loop recomputes only the last single block in some steps. Here that is to keep what `trunk`
-returned and to call `tip` alone.
+returned and to call `tip` alone. The loop itself is `tasks.avatar`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -32,9 +33,10 @@ from mutoscope.core.weights import Key
 from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.diffusion.guidance import Guidance
 from mutoscope.encoders.base import TextTokens
-from mutoscope.encoders.llm import LlavaClip
+from mutoscope.encoders.llm import published_template, read_template
+from mutoscope.encoders.person import LOOKS, PersonClip
 from mutoscope.models import hunyuan
-from mutoscope.models.family import Accepts, Clips, Facts, Family, Release, Sampling
+from mutoscope.models.family import Accepts, Clips, Facts, Family, Reader, Release, Sampling
 from mutoscope.models.hunyuan import FREQUENCIES, Hunyuan, Layout, PatchEmbed
 from mutoscope.nn.attention import attend
 from mutoscope.nn.embed import Embed, sinusoid
@@ -42,6 +44,7 @@ from mutoscope.nn.embed import Embed, sinusoid
 VIDEO_FRAMES = 4  # of one latent frame; the first latent frame is one video frame, whose audio counts four times
 POSE, EXPRESSION, FPS = 25.0, 30.0, 25.0  # what the published commands say unless asked otherwise
 STRENGTHS = 4  # numbers that say how strong a movement is
+NEGATIVE = f"{hunyuan.NEGATIVE}, blurring, Lens changes"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Config:
     """The shape of the network.
 
     Args:
-        base: of the network that it grew from, without guidance and without an image of its own.
+        base: of the network that it grew from, without guidance.
         listeners: double blocks after which the tokens read the audio, counted from 0.
         listener_dim: width of that one head of attention.
         audio_window: features of sound around each video frame.
@@ -69,8 +72,8 @@ class Config:
     audio_tokens: int = 4
 
     def __post_init__(self) -> None:
-        if self.base.image != "none" or self.base.embeds_guidance:
-            raise RecipeError('base has an image or guidance. Use image="none" and embeds_guidance=False.')
+        if self.base.embeds_guidance:
+            raise RecipeError("base is told a scale of guidance. Use embeds_guidance=False.")
         if any(not 0 <= index < self.base.depth for index in self.listeners):
             raise RecipeError(
                 f"listeners={list(self.listeners)} name double blocks, but base has {self.base.depth}. Use 0 to "
@@ -343,6 +346,13 @@ def example(config: Config, text: TextTokens, facts: Sequence[Facts], size: Sequ
     )
 
 
+def reader(config: Config, template: Path | None) -> Reader:
+    """Say how prompts are read: in HunyuanVideo's template, with the person that they are about."""
+    del config
+    around = published_template("video") if template is None else read_template(template, ("video",))
+    return Reader(lambda path: PersonClip.load(path, around), (around.text, LOOKS))
+
+
 _OWN = {  # our modules -> their official names
     "reference": "ref_in.proj",
     "reference_out": "before_proj",
@@ -387,18 +397,21 @@ FAMILY = Family(
     parameters=MappingProxyType({"base": 12_991_493_184, "tiny": 181_072}),
     process=FlowMatching(),
     autoencoder=HunyuanAutoencoder,
-    encoder=LlavaClip,
+    encoder=PersonClip,
     condition=condition,
     sampling=Sampling(steps=50, sampler="euler", guidance=Guidance(text_scale=7.5), shift=5.0),  # as in its scripts
     accepts=Accepts(given="none"),
     keys=keys,
     example=example,
+    negative=NEGATIVE,
+    sees_pictures=True,
+    reader=reader,
     release=Release(
         weights=MappingProxyType({"base": ("hub:tencent/HunyuanVideo-Avatar/ckpts/hunyuan-video-t2v-720p",)}),
         licence="Tencent Hunyuan Community License (not for use in the EU, the UK and South Korea)",
         url="https://huggingface.co/tencent/HunyuanVideo-Avatar",
         clips=Clips(num_frames=129, height=704, width=1216, fps=25),
-        text_tokens=256,
+        text_tokens=831,  # 255 of the prompt, 576 of the picture
         encoder_parameters=7_952_734_464,  # the language model of 7.505B, its eye, and CLIP-L
         autoencoder_dtype=torch.float16,
     ),

@@ -30,9 +30,9 @@ ALL_TASKS = GivenMix(none=0.6, first=0.16, first_four=0.06, first_last=0.06, eve
 CLIP_SHIFT = 3.0
 FRAME_SHIFT = 1.5
 SAMPLING = Sampling(
-    steps=30,
+    steps=20,
     sampler="adams_bashforth",
-    guidance=Guidance(text_scale=4.0, renormalised_by="sample"),
+    guidance=Guidance(text_scale=3.0, renormalised_by="sample"),
     shift=CLIP_SHIFT,
 )
 
@@ -73,7 +73,7 @@ def recipe() -> Recipe:
         of_images,
         name="tasks",
         objective=clips,
-        steps=2400,
+        steps=1500,
         batch_size=32,
         start_from="previous",
     )
@@ -81,7 +81,7 @@ def recipe() -> Recipe:
         of_clips,
         name="cooling",
         objective=replace(clips, inflate=False),
-        steps=900,
+        steps=1150,
         schedule="cosine",
         ema_decay=0.998,
     )

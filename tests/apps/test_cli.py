@@ -1,11 +1,13 @@
 import inspect
 import json
+import typing
 from pathlib import Path
 
 import pytest
 
 from mutoscope.apps import cli
 from mutoscope.core.errors import RequestError
+from mutoscope.plan import HARDWARE
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -59,6 +61,10 @@ def test_interrupt_is_one_line_and_exit_code_2(
         (("generate", "a circle", "--model", "missing.safetensors"), "there are no weights at"),
         (("train", "no-such-recipe.py", "--out", "run"), "no-such-recipe.py"),
         (("evaluate", "nothing"), "Did you mean"),
+        (("info", "nothing"), "Did you mean"),
+        (("plan", "stiv/XL"), "Say --num-frames and --height and --width"),
+        (("plan", "stiv/toy", "--gpus", "0"), "gpus=0"),
+        (("convert", "stiv/toy", "nowhere", "out", "--layout", "mutoscope"), "there are no weights at nowhere"),
     ],
 )
 def test_mistakes_name_what_was_given(
@@ -74,6 +80,11 @@ def test_mistakes_name_what_was_given(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert says in error
+
+
+def test_every_device_can_be_planned_for() -> None:
+    choices = typing.get_args(inspect.signature(cli.plan).parameters["hardware"].annotation)
+    assert choices == (*HARDWARE, "cpu")
 
 
 def test_models_are_listed_with_their_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

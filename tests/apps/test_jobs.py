@@ -173,3 +173,24 @@ def test_other_sizes_than_trained_are_noted(
 ) -> None:
     generate(replace(job, request=Request("a red circle", height=48, steps=1)), system)
     assert "trained on clips of 4 x 32x32" in capsys.readouterr().err
+
+
+def test_what_has_no_room_is_refused_before_loading_unless_forced(
+    system: System, job: GenerateJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    monkeypatch.setattr(jobs, "load", lambda name, *_, **__: loads.append(name) or system)
+    monkeypatch.setattr(jobs, "available_bytes", lambda _: 50_000_000)
+    great = replace(job, model="stiv/toy", device="cpu", request=replace(job.request, num_frames=160))
+    with pytest.raises(RequestError, match=r"stiv/toy at 64x64x160 needs .*, you have 50\.0 MB: use \d+x\d+x\d+"):
+        generate(replace(great, request=replace(great.request, steps=10**6)), quiet=True)
+    assert loads == []
+    generate(replace(job, model="stiv/toy", force=True), quiet=True)
+    generate(replace(job, model="stiv/toy"), quiet=True)  # too little work to be worth a plan
+    assert loads == ["stiv/toy", "stiv/toy"]
+
+
+def test_sidecar_names_where_weights_came_from_and_how_they_fitted(system: System, job: GenerateJob) -> None:
+    (path,) = generate(replace(job, published="there", offload="component", force=True), system, quiet=True)
+    command = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))["command"]
+    assert command[-5:] == ["--weights", "there", "--offload", "component", "--force"]

@@ -433,6 +433,17 @@ def test_sound_stays_where_it_was(tmp_path: Path, suffix: str, rate: int, channe
     assert onset_s(Audio.open(tmp_path / f"part{suffix}")) == pytest.approx(0.25, abs=0.01)
 
 
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+def test_channels_become_their_mean_and_another_rate_keeps_time(rate: int) -> None:
+    time = np.arange(2 * rate) / rate
+    loud = np.sin(2 * np.pi * 440 * time)
+    sound = Audio.from_array(np.stack([loud, np.zeros_like(loud)]).astype(np.float32), rate).mono(16_000)
+    samples = sound.array()
+    assert (sound.rate, sound.layout, samples.shape) == (16_000, "mono", (1, 32_000))
+    wanted = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
+    assert np.abs(samples[0] - wanted)[400:-400].max() < 1e-4
+
+
 def test_sound_and_picture_are_interleaved(tmp_path: Path) -> None:
     Video.from_array(clip(80), 8).with_audio(click(10, 1)).save(tmp_path / "a.mp4")
     with av.open(str(tmp_path / "a.mp4")) as container:

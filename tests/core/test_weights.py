@@ -6,6 +6,7 @@ from torch import nn
 
 from mutoscope.core import weights
 from mutoscope.core.errors import MutoscopeError, WeightsError
+from mutoscope.core.weights import Key
 
 
 def network() -> nn.Module:
@@ -105,3 +106,33 @@ def test_error_lists_missing_unknown_and_misshapen_names_and_changes_nothing() -
 def test_long_list_of_names_is_cut_short() -> None:
     with pytest.raises(WeightsError, match=r"9 missing: 0\.weight, 0\.bias, 1\.weight, \.\.\."):
         weights.load_into(network(), {}, source="w")
+
+
+KEYS = [
+    Key("qkv.weight", ("to_q.weight", "to_k.weight"), rows=(2, 4)),
+    Key("head.bias", ("norm_out.bias",), swap=True),
+    Key("scale", ("gamma",)),
+]
+
+
+def test_names_of_others_become_ours_and_theirs_again() -> None:
+    ours = {"qkv.weight": torch.randn(6, 3), "head.bias": torch.arange(4.0), "scale": torch.tensor(2.0)}
+    theirs = weights.to_theirs(ours, KEYS)
+    assert {name: tuple(tensor.shape) for name, tensor in theirs.items()} == {
+        "to_q.weight": (2, 3),
+        "to_k.weight": (4, 3),
+        "norm_out.bias": (4,),
+        "gamma": (),
+    }
+    assert theirs["norm_out.bias"].tolist() == [2, 3, 0, 1]
+    again = weights.to_ours(theirs, KEYS, source="w")
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+
+
+def test_names_of_another_layout_are_listed() -> None:
+    with pytest.raises(WeightsError) as error:
+        weights.to_ours({"gamma": torch.ones(()), "beta": torch.ones(())}, KEYS, source="w")
+    assert str(error.value) == (
+        "w is not of this layout: 3 missing: to_q.weight, to_k.weight, norm_out.bias; 1 unknown: beta. Choose the "
+        "model and layout that it was made for."
+    )

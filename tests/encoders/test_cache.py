@@ -1,12 +1,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from mutoscope.core.errors import RequestError
+from mutoscope.core.errors import MutoscopeError, RequestError
 from mutoscope.encoders.base import Encoder, TextTokens
-from mutoscope.encoders.cache import Cached, fingerprint
+from mutoscope.encoders.cache import Cached, default_folder, fingerprint
 
 
 class Letters:
@@ -91,3 +93,61 @@ def test_a_fingerprint_follows_names_sizes_contents_and_settings(tmp_path: Path)
     (tmp_path / "model").write_bytes(bytes(5 << 20))
     (tmp_path / "model").rename(tmp_path / "weights")
     assert fingerprint(tmp_path, "bf16") != first
+
+
+class Colours(nn.Module):
+    """Encode a prompt as the mean colour of its picture; remember what was seen, and where it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen: list[str] = []
+        self.sent: list[str] = []
+
+    def to(self, device: torch.device) -> "Colours":  # type: ignore[override]
+        self.sent.append(device.type)
+        return self
+
+    def encode(self, texts: Sequence[str], pictures: Sequence[np.ndarray] = ()) -> TextTokens:
+        self.seen += texts
+        tokens = torch.stack([torch.from_numpy(picture).float().mean((0, 1)) for picture in pictures])[:, None]
+        return TextTokens(tokens, torch.ones(len(texts), 1, dtype=torch.bool), tokens[:, 0])
+
+    def null(self, count: int) -> TextTokens:
+        return self.encode([""] * count, [np.zeros((2, 2, 3), np.uint8)] * count)
+
+    def unknown(self, text: str) -> list[tuple[str, list[str]]]:
+        return []
+
+
+def test_a_prompt_is_told_apart_by_its_picture_and_needs_none_to_name_its_unknown_words(tmp_path: Path) -> None:
+    colours = Colours()
+    cached = Cached(lambda: colours, "colours", tmp_path)
+    black, white = np.zeros((2, 3, 3), np.uint8), np.full((2, 3, 3), 255, np.uint8)
+    for _ in range(2):
+        assert cached.encode(["kite"] * 3, [black, white, black]).pooled[:, 0].tolist() == [0, 255, 0]
+        assert not cached.null(2).tokens.any()
+    assert colours.seen == ["kite", "kite", ""]
+    again = Cached(lambda: pytest.fail("loaded for nothing"), "colours", tmp_path)
+    assert again.unknown("kite") == []
+
+
+def test_an_encoder_is_where_its_memory_is_while_it_encodes_and_then_at_home_again(tmp_path: Path) -> None:
+    colours = Colours()
+    cached = Cached(lambda: colours, "colours", tmp_path)
+    cached.here = torch.empty(0, device="meta")
+    with cached._awake() as encoder:
+        assert encoder is colours and colours.sent == ["meta"]
+    assert colours.sent == ["meta", "cpu"]
+
+
+def test_the_folder_is_the_one_that_the_environment_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MUTOSCOPE_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path / "prompts"
+    monkeypatch.delenv("MUTOSCOPE_CACHE")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert default_folder() == tmp_path / ".cache" / "mutoscope" / "prompts"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MUTOSCOPE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(MutoscopeError, match="Name another folder in MUTOSCOPE_CACHE"):
+        default_folder()

@@ -50,7 +50,7 @@ class Painter:
         self.requests = []
 
     def settings(self, request):
-        return Settings(16, 64, 64, Fraction(8), request.steps or 30, 1.0, "euler", Guidance(5.0))
+        return Settings(16, 64, 64, Fraction(8), request.steps or 30, 1.0, "euler", Guidance(5.0), 5.0, None)
 
     def generate(self, requests):
         if len(self.requests) + len(requests) > self.stops_after:

@@ -1,5 +1,6 @@
 """The laws of HunyuanVideo that its own file promises, beyond the contract of every family."""
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,15 +13,25 @@ from torch import Tensor
 
 from mutoscope.core import weights
 from mutoscope.core.errors import RecipeError, RequestError
+from mutoscope.encoders import llm
 from mutoscope.encoders.base import TextTokens
 from mutoscope.models import hunyuan
-from mutoscope.models.hunyuan import FREQUENCIES, PRESETS, Condition, Config, Hunyuan, condition, keys, start
+from mutoscope.models.hunyuan import (
+    FREQUENCIES,
+    NEGATIVE,
+    PRESETS,
+    Condition,
+    Config,
+    Hunyuan,
+    condition,
+    keys,
+    reader,
+    tell,
+)
 from mutoscope.nn.embed import sinusoid
 
 FULL_SIZE = Path(__file__).parents[3] / "shared" / "golden" / "fullsize_keys"
 TINY = PRESETS["tiny"]
-REPLACE = replace(TINY, image="replace")
-CONCAT = replace(TINY, image="concat")
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -34,8 +45,8 @@ def text(lengths: Sequence[int], seed: int = 1) -> TextTokens:
     return TextTokens(tokens, mask, draw(len(lengths), TINY.pooled_dim, seed=seed + 1))
 
 
-def cond(lengths: Sequence[int] = (5, 5), guidance: float = 6.0, image: Tensor | None = None) -> Condition:
-    return condition(text(lengths), [], guidance=guidance, image=image)
+def cond(lengths: Sequence[int] = (5, 5), guidance: float = 6.0) -> Condition:
+    return condition(text(lengths), [], guidance=guidance)
 
 
 def build(config: Config = TINY) -> Hunyuan:
@@ -50,9 +61,8 @@ X = draw(2, TINY.latent_channels, 3, 4, 6)
 T = torch.tensor([0.3, 0.9])
 
 
-@pytest.mark.parametrize("config", [TINY, REPLACE])
-def test_every_block_is_the_identity_at_first_and_the_answer_zero(config: Config) -> None:
-    network, moved = Hunyuan(config), []
+def test_every_block_is_the_identity_at_first_and_the_answer_zero() -> None:
+    network, moved = Hunyuan(TINY), []
     for block in [*network.doubles, *network.singles, *network.refiner.blocks]:
         block.register_forward_hook(lambda _, inputs, output: moved.append(not same(inputs, output)))
     assert not network(X, T, cond()).any()
@@ -113,17 +123,26 @@ def test_a_prompt_without_any_token_is_refused() -> None:
         condition(TextTokens(draw(1, 2, 12), torch.zeros(1, 2, dtype=torch.bool), draw(1, 8)), [])
 
 
-def test_the_first_frame_of_an_animated_image_is_told_neither_guidance_nor_time() -> None:
-    network = build(REPLACE)
-    (clean, rest), (clean2, rest2) = (
-        network.vec(t, cond(guidance=scale)).unbind(1) for t, scale in [(T, 1.0), (T / 2, 6.0)]
-    )
-    assert torch.equal(clean, clean2)
-    assert (rest - rest2).abs().max() > 0.1
-    without = replace(REPLACE, embeds_guidance=False)
-    at_zero = Hunyuan(without)
-    at_zero.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("guidance.")})
-    assert torch.equal(clean, at_zero.vec(torch.zeros(2), cond())[:, -1])
+def test_a_condition_is_told_the_scale_that_a_request_asks_for() -> None:
+    told = tell(TINY, cond(guidance=6.0), 3.5, None)
+    assert told.guidance.tolist() == [3.5, 3.5]
+    assert torch.equal(told.tokens, cond().tokens)
+
+
+def test_the_negative_prompt_is_the_published_one() -> None:
+    digest = hashlib.sha256(NEGATIVE.encode()).hexdigest()
+    assert len(NEGATIVE) == 138 and digest.startswith("3ffecf48") and digest.endswith("e887b")
+
+
+def test_a_template_for_pictures_does_not_serve_for_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, known = tmp_path / "template.txt", llm.PUBLISHED["video"]
+    path.write_text("say {}", encoding="utf-8")
+    digest = hashlib.sha256(b"say {}").hexdigest()
+    monkeypatch.setattr(llm, "PUBLISHED", {"video_i2v": known._replace(sha256=digest)})
+    with pytest.raises(RequestError, match="is the template video_i2v; this model needs video or image"):
+        reader(TINY, path)
+    monkeypatch.setattr(llm, "PUBLISHED", {"video": known._replace(sha256=digest)})
+    assert reader(TINY, path).settings == ("say {}",)
 
 
 def test_first_frame_and_rest_are_modulated_apart() -> None:
@@ -135,34 +154,6 @@ def test_first_frame_and_rest_are_modulated_apart() -> None:
     gated = hunyuan.add_gated(x, shift, both, first)
     rows = [hunyuan.add_gated(x, shift[:, row : row + 1], both, 0) for row in range(2)]
     assert torch.equal(gated, torch.cat([rows[0][:, :first], rows[1][:, first:]], dim=1))
-
-
-def test_with_concat_the_image_and_the_frames_it_fills_are_channels() -> None:
-    network, seen, image = build(CONCAT), [], draw(2, TINY.latent_channels, 1, 4, 6, seed=5)
-    network.patch.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network(X, T, cond(image=image))
-    noisy, clean, mask = seen[0].split([4, 4, 1], dim=1)
-    assert torch.equal(noisy, X)
-    assert torch.equal(clean[:, :, :1], image) and not clean[:, :, 1:].any()
-    assert mask[:, :, 0].eq(1).all() and not mask[:, :, 1:].any()
-
-
-def test_an_image_is_asked_for_by_the_networks_that_take_one_and_by_no_other() -> None:
-    image = draw(2, TINY.latent_channels, 1, 4, 6)
-    with pytest.raises(RequestError, match="needs the latents of a first frame"):
-        build(CONCAT)(X, T, cond())
-    with pytest.raises(RequestError, match="no channels for an image"):
-        build()(X, T, cond(image=image))
-    with pytest.raises(RequestError, match="Some samples of a batch have an image"):
-        Condition.cat([cond(), cond(image=image)])
-
-
-def test_animation_starts_from_the_image_and_a_thousandth_of_it_everywhere() -> None:
-    image = torch.full((2, TINY.latent_channels, 1, 4, 6), 3.0)
-    steady = start(X, image, REPLACE)
-    assert torch.equal(steady[:, :, :1], image)
-    torch.testing.assert_close(steady[:, :, 1:], 0.999 * X[:, :, 1:] + 0.003)
-    assert torch.equal(start(X, image, CONCAT, is_steady=False), X)
 
 
 def test_a_clip_too_long_for_the_positions_has_its_slow_pair_slowed_down() -> None:
@@ -203,8 +194,6 @@ def test_a_config_that_does_not_fit_is_refused(change: dict, message: str) -> No
     [
         ("t2v", "official", "hunyuan_dit_t2v"),
         ("t2v", "diffusers", "hunyuan_dit_t2v_diffusers"),
-        ("i2v", "official", "hunyuan_dit_i2v_token_replace"),
-        ("i2v-concat", "official", "hunyuan_dit_i2v_latent_concat"),
     ],
 )
 def test_full_size_weights_have_the_published_names_and_shapes(preset: str, layout: str, file: str) -> None:
@@ -216,16 +205,11 @@ def test_full_size_weights_have_the_published_names_and_shapes(preset: str, layo
 
 
 @pytest.mark.slow  # importing diffusers takes seconds
-@pytest.mark.parametrize(
-    ("config", "kind"),
-    [(TINY, None), (REPLACE, "token_replace"), (CONCAT, "latent_concat")],
-    ids=["t2v", "i2v", "i2v-concat"],
-)
 @pytest.mark.filterwarnings("ignore")
-def test_diffusers_with_the_same_weights_gives_the_same_velocity(config: Config, kind: str | None) -> None:
-    diffusers = pytest.importorskip("diffusers")
+def test_diffusers_with_the_same_weights_gives_the_same_velocity() -> None:
+    diffusers, config = pytest.importorskip("diffusers"), TINY
     theirs = diffusers.HunyuanVideoTransformer3DModel(
-        in_channels=config.in_channels,
+        in_channels=config.latent_channels,
         out_channels=config.latent_channels,
         num_attention_heads=config.num_heads,
         attention_head_dim=config.head_dim,
@@ -235,18 +219,17 @@ def test_diffusers_with_the_same_weights_gives_the_same_velocity(config: Config,
         text_embed_dim=config.text_dim,
         pooled_projection_dim=config.pooled_dim,
         rope_axes_dim=config.rope_dims,
-        image_condition_type=kind,
     )
     network, names = build(config), keys(config)["diffusers"]
     theirs.load_state_dict(weights.to_theirs(network.state_dict(), names))
     back = weights.to_ours(dict(theirs.state_dict()), names, source="diffusers")
     assert [name for name, tensor in network.state_dict().items() if not torch.equal(back[name], tensor)] == []
 
-    prompts, image = text((5, 3)), draw(2, TINY.latent_channels, 1, 4, 6, seed=5)
-    made = condition(prompts, [], image=image if kind == "latent_concat" else None)
+    prompts = text((5, 3))
+    made = condition(prompts, [])
     with torch.no_grad():
         (velocity,) = theirs(
-            hidden_states=network._shown(X, made),
+            hidden_states=X,
             timestep=1000 * T,
             encoder_hidden_states=prompts.tokens.masked_fill(~prompts.mask[..., None], 0.0),
             encoder_attention_mask=prompts.mask.long(),

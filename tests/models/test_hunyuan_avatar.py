@@ -114,7 +114,7 @@ def test_without_picture_or_voice_it_is_refused() -> None:
 def test_a_config_that_does_not_fit_is_refused() -> None:
     with pytest.raises(RecipeError, match="Use 0 to 1"):
         replace(TINY, listeners=(1, 2))
-    with pytest.raises(RecipeError, match="has an image or guidance"):
+    with pytest.raises(RecipeError, match="base is told a scale of guidance"):
         replace(TINY, base=replace(TINY.base, embeds_guidance=True))
 
 

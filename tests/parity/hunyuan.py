@@ -1,6 +1,6 @@
-"""HunyuanVideo and HunyuanVideo-I2V: networks, the grid of times, and whole walks from noise to latents."""
+"""HunyuanVideo: the network, its 8-bit weights, the grid of times, and whole walks from noise to pixels."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from torch import Tensor
 from mutoscope.autoencoders import hunyuan as autoencoders
 from mutoscope.autoencoders.hunyuan import HunyuanAutoencoder
 from mutoscope.core import weights
-from mutoscope.diffusion.guidance import Given, Guidance, guide
+from mutoscope.diffusion.guidance import Guidance, guide
 from mutoscope.diffusion.samplers import Step, euler
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import TextTokens
-from mutoscope.models.hunyuan import Condition, Config, Hunyuan, condition, keys, start
+from mutoscope.models.hunyuan import Condition, Config, Hunyuan, condition, keys
 from mutoscope.placement.quantize import (
     E4M3,
     LARGEST,
@@ -25,11 +25,6 @@ from mutoscope.placement.quantize import (
 from tests.parity import hunyuan_vae
 from tests.parity.runner import Case
 
-IMAGE: dict[str | None, Literal["none", "replace", "concat"]] = {
-    None: "none",
-    "token_replace": "replace",
-    "latent_concat": "concat",
-}
 SERVED = {  # the published class has these options; in every released network they are as here
     "qkv_bias": True,
     "qk_norm": True,
@@ -39,12 +34,12 @@ SERVED = {  # the published class has these options; in every released network t
 }
 
 
-def config_of(published: dict[str, Any], text_dim: int, pooled_dim: int, image: str | None, theta: float) -> Config:
+def config_of(published: dict[str, Any], text_dim: int, pooled_dim: int, theta: float = 256) -> Config:
+    """Translate the arguments of the published class; the two widths of text are not always among them."""
     for option, value in SERVED.items():
         if published.get(option, value) != value:
             raise NotImplementedError(f"{option}={published[option]}: no released network has it")
     dim, heads = published["hidden_size"], published["heads_num"]
-    in_channels = published["in_channels"]
     return Config(
         depth=published["mm_double_blocks_depth"],
         single_depth=published["mm_single_blocks_depth"],
@@ -54,11 +49,10 @@ def config_of(published: dict[str, Any], text_dim: int, pooled_dim: int, image: 
         mlp_ratio=float(published.get("mlp_width_ratio", 4.0)),
         rope_theta=float(theta),
         patch_size=tuple(published["patch_size"]),
-        latent_channels=(in_channels - 1) // 2 if image == "latent_concat" else in_channels,
+        latent_channels=published["in_channels"],
         text_dim=text_dim,
         pooled_dim=pooled_dim,
         embeds_guidance=published.get("guidance_embed", False),
-        image=IMAGE[image],
     )
 
 
@@ -75,28 +69,33 @@ def thousandths(values: Tensor) -> Tensor:
     return either.gather(0, (either * 1000 - values).abs().argmin(0, keepdim=True))[0]
 
 
-def condition_of(
-    case: Case, names: tuple[str, str, str], guidance: Tensor | None = None, image: Tensor | None = None
-) -> Condition:
+def condition_of(case: Case, names: tuple[str, str, str], guidance: Tensor | None = None) -> Condition:
     tokens, mask, pooled = (case.input(name) for name in names)
-    made = condition(TextTokens(tokens, mask.bool(), pooled), [], image=image)
-    return made if guidance is None else Condition(made.tokens, made.lengths, made.pooled, guidance, image)
+    made = condition(TextTokens(tokens, mask.bool(), pooled), [])
+    return made if guidance is None else Condition(made.tokens, made.lengths, made.pooled, guidance)
+
+
+def text_of(case: Case) -> Condition:
+    """Return the condition of a case that calls the network once."""
+    guidance = thousandths(case.input("guidance")) if "in.guidance" in case.io else None
+    return condition_of(case, ("text_states", "text_mask", "text_states_2"), guidance)
+
+
+def prompt_of(case: Case, prefix: str) -> Condition:
+    """Return the condition of a case that walks: of the prompt, or of the negative one."""
+    names = (f"{prefix}prompt_embeds", f"{prefix}prompt_mask", f"{prefix}prompt_embeds_2")
+    told = float(case.config.get("embedded_guidance_scale") or 0)
+    return condition_of(case, names, torch.full((len(case.input(names[0])),), told))
+
+
+def theta_of(call: dict[str, Any]) -> float:
+    return call.get("rope_theta") or call.get("rope", {}).get("theta", 256)
 
 
 def transformer(case: Case) -> dict[str, Tensor]:
-    published, call = case.config, case.call
-    theta = call.get("rope_theta") or call.get("rope", {}).get("theta", 256)
-    kind = published.get("i2v_condition_type")
-    config = config_of(published, published["text_states_dim"], published["text_states_dim_2"], kind, theta)
-    image = case.input("img_latents") if kind else None
-    x = case.input("latents" if kind else "x")
-    if kind == "token_replace":
-        x = torch.cat([case.input("img_latents"), x[:, :, 1:]], dim=2)
-    guidance = thousandths(case.input("guidance")) if "in.guidance" in case.io else None
-    cond = condition_of(
-        case, ("text_states", "text_mask", "text_states_2"), guidance, image if kind == "latent_concat" else None
-    )
-    t = thousandths(case.input("t"))
+    published = case.config
+    config = config_of(published, published["text_states_dim"], published["text_states_dim_2"], theta_of(case.call))
+    x, t, cond = case.input("x"), thousandths(case.input("t")), text_of(case)
     found = {"out.x": build(config, case.weights)(x, t, cond)}
     if case.diffusers_weights is not None:
         network = Hunyuan(config)
@@ -136,48 +135,31 @@ def walk(field: Any, x: Tensor, times: Tensor) -> Tensor:
 
 def pipeline(case: Case) -> dict[str, Tensor]:
     published = case.config
-    kind = published.get("i2v_condition_type")
-    config = config_of(
-        published["transformer"], published["text_states_dim"], published["text_states_dim_2"], kind, 256
-    )
-    prefixed = case.weights_of("transformer.")
-    network = build(config, prefixed or case.weights)
-    guidance = Guidance(float(published["guidance_scale"]), image_scale=1.0 if kind else None)
-    image = case.input("img_latents") if kind else None
-    told = published.get("embedded_guidance_scale")
-    shown = image if kind == "latent_concat" else None
-
-    def prompt(prefix: str) -> Condition:
-        names = (f"{prefix}prompt_embeds", f"{prefix}prompt_mask", f"{prefix}prompt_embeds_2")
-        count = len(case.input(names[0]))
-        return condition_of(case, names, torch.full((count,), float(told or 0)), shown)
-
-    given, noise = None, case.input("noise" if kind else "latents")
-    if image is not None:
-        noise = start(noise, image, config, is_steady=published["i2v_stability"])
-    if kind == "token_replace":
-        frames = torch.zeros(len(noise), noise.shape[2], dtype=torch.bool)
-        frames[:, 0] = True
-        given = Given(noise, frames)
-    branches = guidance.weights(has_image=given is not None)
-    cond = Condition.cat([prompt("" if branch.text else "negative_") for branch in branches])
-    field = guide(lambda x, t: network(x, t, cond), guidance, given)
+    config = config_of(published["transformer"], published["text_states_dim"], published["text_states_dim_2"])
+    network = build(config, case.weights_of("transformer.") or case.weights)
+    guidance = Guidance(float(published["guidance_scale"]))
+    branches = guidance.weights(has_image=False)
+    cond = Condition.cat([prompt_of(case, "" if branch.text else "negative_") for branch in branches])
+    field = guide(lambda x, t: network(x, t, cond), guidance)
     times = grid(published["num_inference_steps"], published["shift"])
-    found = {"out.trajectory": walk(field, noise, times)}
+    found = {"out.trajectory": walk(field, case.input("latents"), times)}
     if "vae" in published:
-        autoencoder = HunyuanAutoencoder(hunyuan_vae.config_of(published["vae"]))
-        names = autoencoders.keys(autoencoder.config)["official"]
-        tensors = weights.to_ours(case.weights_of("vae."), names, source="golden")
-        weights.load_into(autoencoder, tensors, source="golden")
-        found["out.video"] = (autoencoder.decode(found["out.trajectory"][-1]) + 1) / 2
+        found["out.video"] = pixels(case, found["out.trajectory"][-1])
     return found
+
+
+def pixels(case: Case, latents: Tensor) -> Tensor:
+    """Decode with the autoencoder of a case, as values between 0 and 1."""
+    autoencoder = HunyuanAutoencoder(hunyuan_vae.config_of(case.config["vae"]))
+    names = autoencoders.keys(autoencoder.config)["official"]
+    tensors = weights.to_ours(case.weights_of("vae."), names, source="golden")
+    weights.load_into(autoencoder, tensors, source="golden")
+    return (autoencoder.decode(latents) + 1) / 2
 
 
 def fp8(case: Case) -> dict[str, Tensor]:
     published = case.config
-    config = config_of(
-        published["transformer"], published["text_states_dim"], published["text_states_dim_2"], None, 256
-    )
+    config = config_of(published["transformer"], published["text_states_dim"], published["text_states_dim_2"])
     network, names = build(config, case.weights), keys(config)["official"]
     replaced = quantize_linears(network, ("doubles.", "singles."))
     state = weights.to_theirs(network.state_dict(), quantized_keys(names, replaced))
@@ -204,9 +186,7 @@ def fp8(case: Case) -> dict[str, Tensor]:
 
 COMPONENTS = {
     ("HunyuanVideo", "transformer"): transformer,
-    ("HunyuanVideo-I2V", "transformer"): transformer,
     ("HunyuanVideo", "scheduler"): scheduler,
     ("HunyuanVideo", "pipeline"): pipeline,
     ("HunyuanVideo", "fp8"): fp8,
-    ("HunyuanVideo-I2V", "pipeline"): pipeline,
 }

@@ -20,7 +20,7 @@ def config_of(case: Case) -> Config:
     }
     projection = published["audio_proj"]
     return Config(
-        hunyuan.config_of({**network, **renamed}, text_dim, pooled_dim, None, 256),
+        hunyuan.config_of({**network, **renamed}, text_dim, pooled_dim),
         listeners=tuple(index for index in published["double_stream_list"] if index < network["depth_double_blocks"]),
         listener_dim=published["audio_adapter_blocks"]["dim_head"],
         audio_window=projection["seq_len"],

@@ -20,23 +20,23 @@ def config_of(theirs: dict[str, Any]) -> HunyuanConfig:
         dims=tuple(theirs["block_out_channels"]),
         depth=theirs["layers_per_block"],
         groups=theirs["norm_num_groups"],
-        time_factor=theirs["time_compression_ratio"],
-        space_factor=theirs["spatial_compression_ratio"],
-        has_attention=theirs["mid_block_add_attention"],
-        scale=theirs["scaling_factor"],
+        time_factor=theirs.get("time_compression_ratio", 4),
+        space_factor=theirs.get("spatial_compression_ratio", 8),
+        has_attention=theirs.get("mid_block_add_attention", True),
+        scale=theirs.get("scaling_factor", 0.476986),
     )
 
 
 def tiling_of(case: Case) -> Tiling:
     """Return the tiles of a case: those that its call states, else those of the published class."""
     stated, config = case.call.get("tile_sizes", {}), case.config
-    shrink = 2 ** (len(config["block_out_channels"]) - 1)
     side, frames = config.get("sample_size", 256), config.get("sample_tsize", 64)
+    shrink = 2 ** (len(config["block_out_channels"]) - 1)
     return Tiling(
         side=stated.get("tile_sample_min_size", side),
         latent_side=stated.get("tile_latent_min_size", side // shrink),
         frames=stated.get("tile_sample_min_tsize", frames),
-        latent_frames=stated.get("tile_latent_min_tsize", frames // config["time_compression_ratio"]),
+        latent_frames=stated.get("tile_latent_min_tsize", frames // config.get("time_compression_ratio", 4)),
         overlap=stated.get("overlap_factor", 0.25),
     )
 

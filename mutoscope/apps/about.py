@@ -1,0 +1,170 @@
+"""What is known of a model without its weights, printed: all of them, one of them, and what a video would cost."""
+
+import os
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mutoscope import plan
+from mutoscope.core.device import available_bytes
+from mutoscope.core.errors import RequestError
+from mutoscope.models.family import Family, families
+from mutoscope.models.family import load as load_family
+from mutoscope.pipeline import BUNDLED, Outline, Request, outline, workload
+from mutoscope.plan import HARDWARE, Hardware, Part, Plan, spell, spell_bytes
+
+GIVEN = {"none": "none", "first": "first frame", "any": "any frames"}
+
+
+def print_models() -> None:
+    """Print a table of all models: size, what they accept, and where their weights are."""
+    table = Table(title="Models", title_justify="left")
+    for column in ("name", "parameters", "given pictures", "weights"):
+        table.add_column(column, overflow="fold")
+    for name in families():
+        family = load_family(name)
+        for preset, parameters in family.parameters.items():
+            if (BUNDLED / f"{name}_{preset}.safetensors").exists():
+                weights = "bundled"
+            elif family.release is not None and preset in family.release.weights:
+                weights = f"published: mutoscope info {name}/{preset}"
+            else:
+                weights = "train it: mutoscope train"
+            table.add_row(f"{name}/{preset}", _count(parameters), _given(family), weights)
+    Console().print(table)
+
+
+def print_info(name: str) -> None:
+    """Print what a model is, what it needs, and where its weights are and on what terms.
+
+    Args:
+        name: see `pipeline.load`.
+    """
+    found = outline(name)
+    table = _table(f"{found.family.name}/{found.preset}" if found.preset else name)
+    made = None if found.size is None else plan.plan(workload(found, Request(""), has_image=False), HARDWARE["h200"])
+    if made is None or found.size is None:
+        with torch.device("meta"):
+            network = found.family.network(found.config)
+        table.add_row("parameters", _count(sum(parameter.numel() for parameter in network.parameters())))
+        table.add_row("size", "none of its own: ask mutoscope plan with --height, --width and --num-frames")
+    else:
+        table.add_row("parameters", _parameters(made))
+        table.add_row("default size", f"{spell(made.workload.size)}, {float(found.size.fps):g} frames a second")
+        table.add_row("tokens", f"{made.tokens:,} of video")
+        table.add_row("needs", _needs(made))
+    sampling = found.sampling
+    guided = f"guidance {sampling.guidance.text_scale:g}, shift {sampling.shift:g}"
+    table.add_row("sampling", f"{sampling.steps} steps of {sampling.sampler}, {guided}")
+    table.add_row("given pictures", _given(found.family))
+    for label, text in _whereabouts(found):
+        table.add_row(label, text)
+    Console().print(table)
+
+
+def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, has_image: bool) -> None:
+    """Print what a video costs on some devices.
+
+    Args:
+        name: see `pipeline.load`.
+        request: size and sampling; its prompt does not matter.
+        hardware: a name of `plan.HARDWARE`, or "cpu" for this machine.
+        num_devices: how many.
+        has_image: whether a picture will be given.
+    """
+    found = outline(name)
+    work = workload(found, request, has_image=has_image)
+    made = plan.plan(work, _hardware(hardware), num_devices)
+    device = made.hardware
+    table = _table(f"{name} at {spell(work.size)} on {num_devices} x {device.name}, {spell_bytes(device.memory_bytes)}")
+    flops = made.network.count
+    total = flops.flops * work.num_calls
+    table.add_row("parameters", _parameters(made))
+    table.add_row("tokens", f"{made.tokens:,} of video, {work.text_tokens} of text, in a batch of {work.batch}")
+    table.add_row(
+        "FLOPs",
+        f"{_flops(made.step_flops)} a step, {flops.attention_flops / flops.flops:.0%} of it attention; "
+        f"{_flops(total)} in {work.num_steps} steps; {_flops(made.autoencoder.count.flops)} to decode",
+    )
+    table.add_row(
+        "bytes",
+        f"{spell_bytes(made.network.weight_bytes)} of weights read a step; {spell_bytes(flops.moved_bytes)} moved "
+        "if no two operations were fused",
+    )
+    for part in made.parts:
+        table.add_row(f"memory, {part.name}", _memory(made, part))
+    table.add_row("memory at most", _needs(made))
+    table.add_row(
+        "time",
+        f"{_seconds(made.floor_s)} at least; {_seconds(made.expected_s)} expected, {_seconds(made.decode_s)} of it "
+        f"to decode, and {_seconds((made.expected_s - made.decode_s) / work.num_steps)} a step",
+    )
+    Console().print(table)
+    if made.peak_bytes("component") > device.memory_bytes:
+        Console().print(f"It does not fit {device.name}, not even with --offload component.")
+    elif made.peak_bytes("none") > device.memory_bytes:
+        Console().print(f"It fits {device.name} with --offload component.")
+
+
+def _whereabouts(found: Outline) -> list[tuple[str, str]]:
+    """Say where weights come from, and whose terms they are under."""
+    if found.path is not None:
+        return [("weights", f"bundled with this package: {found.path}" if found.preset else str(found.path))]
+    if found.release is None:
+        return [("weights", "none published: train it with mutoscope train")]
+    places = found.release.weights[str(found.preset)]
+    return [
+        ("weights", "\n".join(places)),
+        ("licence", f"{found.release.licence}, {found.release.url}"),
+    ]
+
+
+def _given(family: Family) -> str:
+    return GIVEN[family.accepts.given] + (", always" if family.accepts.needs_first else "")
+
+
+def _hardware(name: str) -> Hardware:
+    if name == "cpu":
+        return plan.cpu(os.cpu_count() or 1, available_bytes("cpu"))
+    if name not in HARDWARE:
+        raise RequestError(
+            f"hardware {name!r} is not known. There are {', '.join(HARDWARE)}, and cpu for this machine."
+        )
+    return HARDWARE[name]
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _parameters(made: Plan) -> str:
+    return ", ".join(f"{_count(part.parameters)} {part.name}" for part in made.parts if part.parameters)
+
+
+def _memory(made: Plan, part: Part) -> str:
+    work = made.work_bytes(part)
+    return f"{spell_bytes(part.weight_bytes)} of weights" + (f", {spell_bytes(work)} to work with" if work else "")
+
+
+def _needs(made: Plan) -> str:
+    whole, parted = made.peak_bytes("none"), made.peak_bytes("component")
+    return f"{spell_bytes(whole)} with all components on the device, {spell_bytes(parted)} with --offload component"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
+
+
+def _flops(flops: int) -> str:
+    for unit, name in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")):
+        if flops >= unit:
+            return f"{flops / unit:.2f} {name}"
+    return f"{flops / 1e6:.2f} MFLOP"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.2g} s"
