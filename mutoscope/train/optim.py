@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -153,7 +153,7 @@ class Muon:
             RecipeError: if there is no linear layer under that prefix.
         """
         matrices = [
-            layer.weight
+            cast(nn.Parameter, layer.weight)
             for name, layer in module.named_modules()
             if isinstance(layer, nn.Linear) and name.startswith(self.blocks) and layer.weight.requires_grad
         ]
@@ -187,11 +187,11 @@ class OrthogonalMomentum(torch.optim.Optimizer):
         c = self.config
         alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for matrix in matrices:
-            state = self.state[matrix]
+            state, grad = self.state[matrix], cast(Tensor, matrix.grad)
             if not state:
                 state["mean"] = torch.zeros_like(matrix)
-            mean = state["mean"].lerp_(matrix.grad, 1 - c.momentum)
-            ahead = torch.lerp(matrix.grad, mean, c.momentum)  # Nesterov: where the mean will be
+            mean = state["mean"].lerp_(grad, 1 - c.momentum)
+            ahead = torch.lerp(grad, mean, c.momentum)  # Nesterov: where the mean will be
             squares = squares_of(ahead)
             alike.setdefault(tuple(squares.shape[1:]), []).append((matrix, squares))
         for shape, pairs in alike.items():  # many small products at once: each alone would leave the machine idle
@@ -201,14 +201,14 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                 matrix.mul_(1 - lr * c.weight_decay).sub_(move.reshape(matrix.shape), alpha=lr * scale)
 
     def _step_rest(self, parameter: nn.Parameter, lr: float) -> None:
-        c, state = self.config.rest, self.state[parameter]
+        c, state, grad = self.config.rest, self.state[parameter], cast(Tensor, parameter.grad)
         if not state:
             zeros = torch.zeros_like(parameter)
             state.update({"step": torch.tensor(0.0), "mean": zeros, "squares": zeros.clone()})
         state["step"] += 1
         step = state["step"].item()
-        mean = state["mean"].lerp_(parameter.grad, 1 - c.beta1)
-        squares = state["squares"].lerp_(parameter.grad.square(), 1 - c.beta2)
+        mean = state["mean"].lerp_(grad, 1 - c.beta1)
+        squares = state["squares"].lerp_(grad.square(), 1 - c.beta2)
         root = (squares / (1 - c.beta2**step)).sqrt_().add_(c.eps)
         if parameter.ndim >= 2:
             parameter.mul_(1 - lr * c.weight_decay)

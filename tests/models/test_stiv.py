@@ -82,6 +82,7 @@ def test_skip_adds_a_multiple_of_the_input_that_depends_on_channel_and_time_alon
     network = build(replace(VIDEO, skip=True))
     with_skip = network(X, T, cond(2))
     skip, network.skip = network.skip, None
+    assert skip is not None
     multiple = (with_skip - network(X, T, cond(2))) / X
     torch.testing.assert_close(multiple, multiple[:, :, :1, :1, :1].expand_as(X), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests import parity
+import tests.parity
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Verdict:
 def components() -> dict[tuple[str, str], Run]:
     """Return every component, by the system and component names of the cases it serves."""
     found: dict[tuple[str, str], Run] = {}
-    for module in pkgutil.iter_modules(parity.__path__):
-        found |= getattr(importlib.import_module(f"{parity.__name__}.{module.name}"), "COMPONENTS", {})
+    for module in pkgutil.iter_modules(tests.parity.__path__):
+        found |= getattr(importlib.import_module(f"{tests.parity.__name__}.{module.name}"), "COMPONENTS", {})
     return found
 
 

@@ -110,13 +110,14 @@ def test_fused_squares_are_cut_and_other_matrices_left_whole() -> None:
 def test_muon_moves_matrices_of_blocks_by_its_rate_in_every_direction() -> None:
     torch.manual_seed(3)
     module = Blocks()
-    before = module.blocks[0].weight.detach().clone()
+    weight = module.get_parameter("blocks.0.weight")
+    before = weight.detach().clone()
     optimizer = Muon(weight_decay=0.0).build(module)
     for group in optimizer.param_groups:
         group["lr"] = 0.01
-    module.blocks[0].weight.grad = torch.randn(6, 6) * 1e3  # its size does not matter
+    weight.grad = torch.randn(6, 6) * 1e3  # its size does not matter
     optimizer.step()
-    move = (module.blocks[0].weight.detach() - before) / (0.01 * 0.2 * 6**0.5)
+    move = (weight.detach() - before) / (0.01 * 0.2 * 6**0.5)
     values = torch.linalg.svdvals(move)
     assert values.min() > 0.3 and values.max() < 1.3
 
