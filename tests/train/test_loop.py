@@ -140,6 +140,15 @@ def test_more_steps_and_another_cadence_go_on_unless_a_later_phase_built_on_them
         loop.run(toy_run.recipe(phases=(replace(longer, steps=20), both[1])), tmp_path)
 
 
+@pytest.mark.slow
+def test_compiled_steps_have_the_losses_of_plain_ones(tmp_path: Path) -> None:
+    plain = toy_run.phase(steps=6, log_every=1)
+    for name, phase in (("plain", plain), ("compiled", replace(plain, compile=True))):
+        loop.run(toy_run.recipe(phases=(phase,)), tmp_path / name)
+    losses = [[line["loss"] for line in lines(tmp_path / name / "fit")] for name in ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(tmp_path: Path) -> None:
     poisoned = toy_run.phase(objective=toy_run.FittingObjective(poison_step=7), save_every=1)
     with pytest.raises(NonFiniteLoss, match="Step 7: loss nan"):
