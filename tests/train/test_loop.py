@@ -141,6 +141,7 @@ def test_more_steps_and_another_cadence_go_on_unless_a_later_phase_built_on_them
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own, when it compiles
 def test_compiled_steps_have_the_losses_of_plain_ones(tmp_path: Path) -> None:
     plain = toy_run.phase(steps=6, log_every=1)
     for name, phase in (("plain", plain), ("compiled", replace(plain, compile=True))):
