@@ -2,7 +2,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -223,9 +223,10 @@ def test_distilled_network_is_told_the_scale_of_guidance_and_called_once() -> No
     system = published_system(hunyuan.FAMILY, "tiny")
     for request, scale in ((Request("a kite", steps=2), 6.0), (Request("a kite", steps=2, guidance=2.5), 2.5)):
         prepared = system.prepare([request, request])
-        assert prepared.condition.guidance.tolist() == [scale, scale]  # type: ignore[attr-defined]
+        assert isinstance(prepared.condition, hunyuan.Condition)
+        assert prepared.condition.guidance.tolist() == [scale, scale]
         assert prepared.settings.scale == scale and prepared.settings.negative is None
-    assert system.encoder.texts == ["a kite"] * 4  # type: ignore[attr-defined]
+    assert cast(Any, system.encoder).texts == ["a kite"] * 4
     assert workload(outline("hunyuan"), Request("", guidance=2.5), has_image=False).batch == 1
 
 

@@ -260,9 +260,11 @@ def test_encoded_prompts_are_remembered_and_told_apart_by_their_picture(
 def test_offloaded_encoder_is_sent_back_and_encodes_the_same(folders: Path) -> None:
     template = folders / "video.txt"
     request = Request("a kite at dawn", steps=1)
-    plain = load("hunyuan", "cpu", template=template).prepare([request])
+    plain = load("hunyuan", "cpu", template=template).prepare([request]).condition
     system = load("hunyuan", "cpu", template=template, offload="component")
-    assert torch.equal(system.prepare([request]).condition.tokens, plain.condition.tokens)  # type: ignore[attr-defined]
+    offloaded = system.prepare([request]).condition
+    assert isinstance(plain, hunyuan.Condition) and isinstance(offloaded, hunyuan.Condition)
+    assert torch.equal(offloaded.tokens, plain.tokens)
 
 
 def test_template_of_another_model_is_refused_before_anything_is_read(

@@ -8,11 +8,15 @@ No other file knows how many latents a size gives: ask ``latent_shape``. A size 
 message names the nearest one that does.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from mutoscope.core.errors import RequestError
 
 
 class Size(NamedTuple):
@@ -71,3 +75,51 @@ class Autoencoder(Protocol):
 def nearest_multiple(value: int, multiple: int) -> int:
     """Return the positive multiple of ``multiple`` nearest to ``value``; of two as near, the greater."""
     return max(1, (2 * value + multiple) // (2 * multiple)) * multiple
+
+
+class CausalSizes(NamedTuple):
+    """The sizes of an autoencoder that encodes the first frame by itself and every `time` frames after it as one.
+
+    Args:
+        name: how messages call the autoencoder.
+        channels: of a latent.
+        time: frames after the first that become one latent frame.
+        space: pixels along a side that become one latent.
+    """
+
+    name: str
+    channels: int
+    time: int
+    space: int
+
+    def latent_shape(self, given: Size, patch: Patch) -> LatentShape:
+        """Return the shape of a clip's latents.
+
+        Raises:
+            RequestError: if the size does not fit; the message names the nearest that does.
+        """
+        nearest = self.nearest(given, patch)
+        if given != nearest:
+            frames = f"{self.time * patch.time}k + {1 + self.time * (patch.time - 1)}"
+            raise RequestError(
+                f"num_frames={given.num_frames} height={given.height} width={given.width} does not fit the {self.name} "
+                f"autoencoder, which needs {frames} frames and sides that are multiples of {self.space * patch.space}. "
+                f"Use num_frames={nearest.num_frames} height={nearest.height} width={nearest.width}."
+            )
+        t = (given.num_frames - 1) // self.time + 1
+        return LatentShape(self.channels, t, given.height // self.space, given.width // self.space)
+
+    def nearest(self, given: Size, patch: Patch) -> Size:
+        """Return the legal size nearest to the one given."""
+        side, lead = self.space * patch.space, self.time - 1
+        frames = nearest_multiple(given.num_frames + lead, self.time * patch.time) - lead
+        return Size(frames, nearest_multiple(given.height, side), nearest_multiple(given.width, side))
+
+
+def hash_of(settings: object, modules: Mapping[str, nn.Module]) -> str:
+    """Return a hash of the weights of some modules and of all else that decides what they do."""
+    digest = hashlib.sha256(repr(settings).encode())
+    state = {name: value for key, module in modules.items() for name, value in module.state_dict(prefix=key).items()}
+    for name in sorted(state):
+        digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -31,7 +31,6 @@ Where gradients are wanted, the same layers run on the clip as one part, in plai
 alone. The published tiles are there too, for those who want their exact pixels: see `Tiling`.
 """
 
-import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -47,11 +46,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mutoscope.autoencoders.base import LatentShape, Patch, Size, nearest_multiple
+from mutoscope.autoencoders.base import CausalSizes, LatentShape, Patch, Size, hash_of
 from mutoscope.core import config as configs
 from mutoscope.core import layouts
 from mutoscope.core.checkpoint import open_checkpoint
-from mutoscope.core.errors import RequestError, WeightsError
+from mutoscope.core.errors import WeightsError
 from mutoscope.core.weights import Key
 from mutoscope.nn.attention import attend
 
@@ -192,11 +191,7 @@ class HunyuanAutoencoder(nn.Module):
 
     def latents_id(self) -> str:
         """Return what tells apart autoencoders that encode differently: a hash of the encoder, its scale and tiles."""
-        state = {**self.encoder.state_dict(prefix="encoder."), **self.to_moments.state_dict(prefix="to_moments.")}
-        digest = hashlib.sha256(repr((self.config, self.tiling)).encode())
-        for name in sorted(state):
-            digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return hash_of((self.config, self.tiling), {"encoder.": self.encoder, "to_moments.": self.to_moments})
 
     def latent_shape(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> LatentShape:
         """Return the shape of a clip's latents.
@@ -210,23 +205,16 @@ class HunyuanAutoencoder(nn.Module):
         Raises:
             RequestError: if the size does not fit; the message names the nearest that does.
         """
-        given, config = Size(num_frames, height, width), self.config
-        nearest = self.nearest_size(*given, patch)
-        if given != nearest:
-            frames = f"{config.time_factor * patch.time}k + {1 + config.time_factor * (patch.time - 1)}"
-            raise RequestError(
-                f"num_frames={num_frames} height={height} width={width} does not fit the hunyuan autoencoder, which "
-                f"needs {frames} frames and sides that are multiples of {config.space_factor * patch.space}. Use "
-                f"num_frames={nearest.num_frames} height={nearest.height} width={nearest.width}."
-            )
-        t = (num_frames - 1) // config.time_factor + 1
-        return LatentShape(config.latent_channels, t, height // config.space_factor, width // config.space_factor)
+        return self._sizes.latent_shape(Size(num_frames, height, width), patch)
 
     def nearest_size(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> Size:
         """Return the legal size nearest to the one given."""
-        side, lead = self.config.space_factor * patch.space, self.config.time_factor - 1
-        frames = nearest_multiple(num_frames + lead, self.config.time_factor * patch.time) - lead
-        return Size(frames, nearest_multiple(height, side), nearest_multiple(width, side))
+        return self._sizes.nearest(Size(num_frames, height, width), patch)
+
+    @property
+    def _sizes(self) -> CausalSizes:
+        config = self.config
+        return CausalSizes("hunyuan", config.latent_channels, config.time_factor, config.space_factor)
 
     def _moments(self, video: Tensor) -> Iterator[Tensor]:
         """Yield moments, some frames at a time."""

@@ -27,7 +27,6 @@ How ours differs from the published code, in time and memory and not in results:
 - Channels are last in memory, where a norm over them is fast, and convolutions too.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,11 +40,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mutoscope.autoencoders.base import LatentShape, Patch, Size, nearest_multiple
+from mutoscope.autoencoders.base import CausalSizes, LatentShape, Patch, Size, hash_of
 from mutoscope.core import config as configs
 from mutoscope.core import layouts
 from mutoscope.core.checkpoint import open_checkpoint
-from mutoscope.core.errors import RequestError, WeightsError
+from mutoscope.core.errors import WeightsError
 from mutoscope.core.weights import Key
 from mutoscope.nn.attention import attend
 
@@ -183,11 +182,7 @@ class WanAutoencoder(nn.Module):
 
     def latents_id(self) -> str:
         """Return what tells apart autoencoders that encode differently: a hash of the encoder and its config."""
-        state = {**self.encoder.state_dict(prefix="encoder."), **self.to_moments.state_dict(prefix="to_moments.")}
-        digest = hashlib.sha256(repr(self.config).encode())
-        for name in sorted(state):
-            digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return hash_of(self.config, {"encoder.": self.encoder, "to_moments.": self.to_moments})
 
     def latent_shape(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> LatentShape:
         """Return the shape of a clip's latents.
@@ -201,23 +196,16 @@ class WanAutoencoder(nn.Module):
         Raises:
             RequestError: if the size does not fit; the message names the nearest that does.
         """
-        given, config = Size(num_frames, height, width), self.config
-        nearest = self.nearest_size(*given, patch)
-        if given != nearest:
-            frames = f"{config.time_factor * patch.time}k + {1 + config.time_factor * (patch.time - 1)}"
-            raise RequestError(
-                f"num_frames={num_frames} height={height} width={width} does not fit the wan autoencoder, which needs "
-                f"{frames} frames and sides that are multiples of {config.space_factor * patch.space}. Use "
-                f"num_frames={nearest.num_frames} height={nearest.height} width={nearest.width}."
-            )
-        t = (num_frames - 1) // config.time_factor + 1
-        return LatentShape(config.latent_channels, t, height // config.space_factor, width // config.space_factor)
+        return self._sizes.latent_shape(Size(num_frames, height, width), patch)
 
     def nearest_size(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> Size:
         """Return the legal size nearest to the one given."""
-        side, lead = self.config.space_factor * patch.space, self.config.time_factor - 1
-        frames = nearest_multiple(num_frames + lead, self.config.time_factor * patch.time) - lead
-        return Size(frames, nearest_multiple(height, side), nearest_multiple(width, side))
+        return self._sizes.nearest(Size(num_frames, height, width), patch)
+
+    @property
+    def _sizes(self) -> CausalSizes:
+        config = self.config
+        return CausalSizes("wan", config.latent_channels, config.time_factor, config.space_factor)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of the latent channels, C 1 1 1."""
@@ -240,7 +228,7 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList(
             Level([dims[i], *[dims[i + 1]] * config.depth], resize)
             for i, resize in enumerate(
-                [*(Downsample(dim, time) for dim, time in zip(dims[1:], config.is_temporal, strict=False)), None]
+                [*(Downsample(dim, time) for dim, time in zip(dims[1:-1], config.is_temporal, strict=True)), None]
             )
         )
         self.middle = Middle(dims[-1])
@@ -266,7 +254,7 @@ class Decoder(nn.Module):
         dims = [config.dim * multiplier for multiplier in config.multipliers[::-1]]
         self.stem = nn.Conv3d(config.latent_channels, dims[0], 3)
         self.middle = Middle(dims[0])
-        upsamples = [Upsample(dim, time) for dim, time in zip(dims, config.is_temporal[::-1], strict=False)]
+        upsamples = [Upsample(dim, time) for dim, time in zip(dims[:-1], config.is_temporal[::-1], strict=True)]
         inputs = [dims[0], *(dim // 2 for dim in dims)]
         self.levels = nn.ModuleList(
             Level([inputs[i], *[dim] * (config.depth + 1)], resize)

@@ -256,7 +256,7 @@ def _fill_in(found: Any, recipe: Any) -> None:
             elif value == field.default:
                 found[field.name] = config.to_json(recipe)[field.name]
     elif isinstance(recipe, tuple) and isinstance(found, list):
-        for old, new in zip(found, recipe, strict=False):
+        for old, new in zip(found, recipe, strict=False):  # phases may have been added since
             _fill_in(old, new)
 
 

@@ -4,7 +4,7 @@
 
 Needs the bundled autoencoder and text encoder (autoencoder.py and words.py beside this file make them), and a C++
 compiler for torch.compile. The course is that of STIV (arXiv 2412.07730): an image model, inflated to a video model. An
-image costs a thirtieth of a clip and teaches what things look like just as well, so the clips are left to teach how
+image costs a seventh of a clip and teaches what things look like just as well, so the clips are left to teach how
 they move. From the first clip on one model learns all tasks, by drawing which frames are given. STIV's masking is left
 out: of 16 tokens a frame none is spare. What each choice is worth: docs/decisions/0002-toy-training.md.
 """

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-from torch import nn
 
 WORDS = ["a", "red", "kite", "flies", "over", "the", "sea", "at", "dawn", "describe", ":", "END", "assistant"]
 
@@ -23,12 +22,12 @@ def write_tokenizer(folder: Path, before: str = "", after: str = "", special: tu
     fast.save_pretrained(folder)
 
 
-def write_network(folder: Path, network: nn.Module) -> None:
+def write_network(folder: Path, network: transformers.PreTrainedModel) -> None:
     """Give a network weights that all matter, and write it."""
     rng = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data += torch.randn(parameter.shape, generator=rng) * 0.3
-    network.save_pretrained(folder)  # type: ignore[operator]
+    network.save_pretrained(folder)
 
 
 def clip_config(dim: int, **more: Any) -> Any:

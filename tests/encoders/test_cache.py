@@ -104,7 +104,7 @@ class Colours(nn.Module):
         self.seen: list[str] = []
         self.sent: list[str] = []
 
-    def to(self, device: torch.device) -> "Colours":  # type: ignore[override]
+    def to(self, device: torch.device) -> "Colours":
         self.sent.append(device.type)
         return self
 

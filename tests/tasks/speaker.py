@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def speaker() -> System:
         autoencoder = autoencoders.HunyuanAutoencoder(autoencoders.PRESETS["tiny"])
     autoencoder.eval().requires_grad_(False)
     size = Size(129, 704, 1216, Fraction(25))
-    return System(FAMILY, network(), autoencoder, Seeing(), "hunyuan-avatar/tiny", size)  # type: ignore[arg-type]
+    return System(FAMILY, network(), autoencoder, cast(Any, Seeing()), "hunyuan-avatar/tiny", size)
 
 
 def voice(frames: float, rate: int = RATE) -> Audio:

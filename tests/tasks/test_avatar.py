@@ -77,7 +77,8 @@ def test_guidance_begins_as_asked_and_turns_to_the_voice_after_ten_steps() -> No
     plan = turns(50, 7.5)
     assert plan[0] == Turn(7.5, 0.6, is_prompted=True, is_whole=True)
     assert plan[9].guidance == pytest.approx(2 + 5.5 * 41 / 50) and plan[9].face == 0.6
-    assert plan[10] == Turn(pytest.approx(3.5 + 3 * 40 / 50), 1.0, is_prompted=False, is_whole=True)  # type: ignore[arg-type]
+    assert plan[10] == Turn(plan[10].guidance, 1.0, is_prompted=False, is_whole=True)
+    assert plan[10].guidance == pytest.approx(3.5 + 3 * 40 / 50)
     assert plan[49].guidance == pytest.approx(3.5 + 3 / 50)
     assert [turn.is_prompted for turn in plan] == [True] * 10 + [False] * 40
 
@@ -350,7 +351,7 @@ def test_folder_as_released_becomes_somebody_who_speaks(tmp_path: Path, monkeypa
     monkeypatch.setattr(hunyuan_avatar, "FAMILY", replace(FAMILY, presets=presets, release=release))
     videos = []
     for offload in ("none", "component"):
-        system, ear = avatar.load(device="cpu", published=str(tmp_path), offload=offload)  # type: ignore[arg-type]
+        system, ear = avatar.load(device="cpu", published=str(tmp_path), offload=offload)
         speech = replace(SPEECH, prompt="a red kite", steps=1, face=Box(10, 10, 20, 20))
         videos.append(generate(system, ear, speech).array())
     assert videos[0].shape == (9, 32, 32, 3) and np.array_equal(*videos)
