@@ -5,10 +5,13 @@
     ├── MediaError            a picture or video that cannot be read or written
     ├── WeightsError          weights that are missing, damaged, or of another network
     ├── RecipeError           a recipe with a missing, unknown or mistyped field
+    ├── ChatError             a language model that cannot be reached, or does not answer
     └── MissingExtra          an optional dependency that is not installed
 
 A message is one sentence or two: what was given, what is needed, what to type next.
 """
+
+from typing import Literal
 
 
 class MutoscopeError(Exception):
@@ -29,6 +32,30 @@ class WeightsError(MutoscopeError):
 
 class RecipeError(MutoscopeError):
     """A recipe with a missing, unknown or mistyped field."""
+
+
+class ChatError(MutoscopeError):
+    """A language model that cannot be reached, or does not answer.
+
+    Args:
+        message: what happened, and what to do.
+        blame: what it is about: this one ``request``, which would fail again; the ``server``, which may do better
+            later; or the ``setup``, with which no request can succeed.
+        retry_after_s: seconds that the server asks to wait for.
+        status: of HTTP, 0 where there was none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        blame: Literal["request", "server", "setup"] = "server",
+        retry_after_s: float = 0.0,
+        status: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.blame = blame
+        self.retry_after_s = retry_after_s
+        self.status = status
 
 
 class MissingExtra(MutoscopeError):
