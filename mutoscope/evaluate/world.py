@@ -42,7 +42,7 @@ SAME = 100.0  # dB, said of pictures that do not differ, as JSON has no infinity
 JUMP_SCENES = 1000  # over which the greatest usual change of the second frame is found
 JUMP_SEED = 9_000_000
 JUMP_QUANTILE = 0.99
-NOT_THE_JUDGE = ("__init__.py", "language.py", "footage.py")  # modules of the world that neither draw nor judge
+NOT_THE_JUDGE = ("__init__.py", "language.py", "footage.py", "spoil.py", "takes.py")  # they neither draw nor judge
 MUTED_SPREAD = 58  # between a pixel's channels: backgrounds stay below, things lie above
 
 
