@@ -19,7 +19,7 @@ from importlib import resources
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from mutoscope.core.dist import print0
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
 from mutoscope.diffusion import samplers
-from mutoscope.diffusion.guidance import Branch, Given, Guidance, guide
+from mutoscope.diffusion.guidance import Axes, Branch, Given, Guidance, guide
 from mutoscope.diffusion.samplers import OnStep
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import Encoder, SeeingEncoder, TextTokens
@@ -72,7 +72,9 @@ class Request:
         guidance: how strongly to follow the prompt, and the given pictures unless `image_guidance` says otherwise; 1 is
             as trained. A network that was distilled to follow guidance is told this number.
         image_guidance: how strongly to follow the given pictures.
+        renormalise: what the guided velocity's length is kept over: "sample", "frame" or "token"; "none" lets it grow.
         sampler: a name of `SAMPLERS`.
+        shift: how far the times of sampling lean towards noise, above 0; 1 spaces them evenly.
         seed: of the noise, at least 0.
         negative: what to lead away from, as far as `guidance` leads to the prompt; empty for nothing in particular.
     """
@@ -86,7 +88,9 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     image_guidance: float | None = None
+    renormalise: Axes | Literal["none"] | None = None
     sampler: str | None = None
+    shift: float | None = None
     seed: int = 0
     negative: str | None = None
 
@@ -395,12 +399,9 @@ def settings_of(model: Outline | System, request: Request) -> Settings:
     if sampler not in SAMPLERS:
         raise RequestError(f"There is no sampler {sampler!r}. Use one of: {', '.join(SAMPLERS)}.")
     steps = own.steps if request.steps is None else request.steps
-    grid(steps)  # refuses what is no number of steps
-    guidance = Guidance(
-        own.guidance.text_scale if request.guidance is None else request.guidance,
-        own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
-        own.guidance.renormalised_by,
-    )
+    shift = own.shift if request.shift is None else request.shift
+    grid(steps, shift)  # refuses what is no number of steps, and no shift
+    guidance = _guidance(own, request)
     around = model.family.guidance_around(model.config, guidance)
     negative = _negative(model, request, around)
     fps = size.fps if request.fps is None else request.fps
@@ -418,7 +419,20 @@ def settings_of(model: Outline | System, request: Request) -> Settings:
         refuse_given(model.family, model.name, frames)
         if len(frames) == num_frames + model.family.dropped(model.config):
             raise RequestError(f"All {num_frames} frames are given, so there is nothing to make. Ask for more frames.")
-    return Settings(num_frames, height, width, fps, steps, own.shift, sampler, around, guidance.text_scale, negative)
+    return Settings(num_frames, height, width, fps, steps, shift, sampler, around, guidance.text_scale, negative)
+
+
+def _guidance(own: Sampling, request: Request) -> Guidance:
+    """Return a request's guidance, before a network that follows guidance by itself takes it over."""
+    if request.renormalise not in (None, "none", *get_args(Axes)):
+        raise RequestError(
+            f"renormalise={request.renormalise!r} is no axis. Use one of: {', '.join(get_args(Axes))}, none."
+        )
+    return Guidance(
+        own.guidance.text_scale if request.guidance is None else request.guidance,
+        own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
+        {None: own.guidance.renormalised_by, "none": None}.get(request.renormalise, cast(Axes, request.renormalise)),
+    )
 
 
 def _negative(model: Outline | System, request: Request, guidance: Guidance) -> str | None:
@@ -482,10 +496,6 @@ def workload(found: Outline, request: Request, *, has_image: bool) -> Workload:
         options = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise RequestError(f"{found.name} makes clips of no size of its own. Say {options}.")
     filled = [side if side is not None else getattr(size, name) for name, side in sides.items()]
-    guidance = Guidance(
-        own.guidance.text_scale if request.guidance is None else request.guidance,
-        own.guidance.image_scale if request.image_guidance is None else request.image_guidance,
-    )
     is_held = found.family.holds_given(found.config)
     return Workload(
         found.family,
@@ -493,7 +503,7 @@ def workload(found: Outline, request: Request, *, has_image: bool) -> Workload:
         PixelSize(*filled),
         own.steps if request.steps is None else request.steps,
         request.sampler or own.sampler,
-        len(found.family.guidance_around(found.config, guidance).weights(has_image and is_held)),
+        len(found.family.guidance_around(found.config, _guidance(own, request)).weights(has_image and is_held)),
         text_tokens=release.text_tokens if release else TEXT_TOKENS,
         dtype=torch.bfloat16 if release else torch.float32,
         autoencoder_dtype=release.autoencoder_dtype if release else torch.float32,

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -60,6 +60,31 @@ def test_prompt_and_given_frame_both_change_the_other_frames(system: System) -> 
     assert not torch.allclose(plain[:, :, 1:], shown[:, :, 1:])
 
 
+def test_renormalised_guidance_keeps_the_length_of_the_velocity_and_plain_guidance_does_not(system: System) -> None:
+    """One step from noise of unit length shows the velocity itself."""
+
+    def length(renormalise: Literal["sample", "none"], guidance: float) -> torch.Tensor:
+        request = Request("a red circle", steps=1, sampler="euler", guidance=guidance, renormalise=renormalise)
+        prepared = system.prepare([request])
+        return (system.sample(prepared) - prepared.noise).norm()
+
+    with torch.no_grad():
+        assert torch.isclose(length("sample", 6.0), length("sample", 1.0), rtol=1e-4)
+        assert not torch.isclose(length("none", 6.0), length("none", 1.0), rtol=1e-2)
+
+
+def test_an_unknown_axis_of_renormalisation_is_refused(system: System) -> None:
+    request = Request("a circle")
+    object.__setattr__(request, "renormalise", "clip")  # what a caller without a type checker may write
+    with pytest.raises(RequestError, match="sample, frame, token, none"):
+        system.prepare([request])
+
+
+def test_a_shift_spends_more_steps_near_noise(system: System) -> None:
+    grid = system.prepare([Request("a red circle", steps=4, shift=3.0)]).grid
+    torch.testing.assert_close(grid, torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]))
+
+
 def test_video_has_the_size_and_rate_that_were_asked_for(system: System) -> None:
     (video,) = system.generate([Request("a red circle", num_frames=6, height=48, width=16, fps=Fraction(12), steps=1)])
     assert video.array().shape == (6, 48, 16, 3)
@@ -80,6 +105,7 @@ def test_groups_of_frames_are_the_whole_clip(system: System) -> None:
         (Request("a circle", sampler="magic"), "euler, heun, adams_bashforth"),
         (Request("a circle", steps=0), "steps=0"),
         (Request("a circle", guidance=-1.0), "at least 0"),
+        (Request("a circle", shift=0.0), "shift=0.0"),
         (Request("a circle", fps=Fraction(0)), "above 0"),
         (Request("a circle", given={4: PICTURE}), "frames 0 to 3"),
         (Request("a circle", given={0: PICTURE[:16]}), "32x16, the clip is 32x32"),

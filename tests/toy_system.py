@@ -21,7 +21,7 @@ def toy_system() -> System:
         for parameter in network.parameters():  # layers that start at zero would hide every mistake behind them
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.2)
-        autoencoder = ToyAutoencoder(ToyConfig(config.latent_channels, dims=(8, 8), depths=(1, 1)))
+        autoencoder = ToyAutoencoder(ToyConfig(config.latent_channels, dims=(8, 8), decoder_depths=(1, 1)))
         encoder = Words(WordsConfig(dim=config.text_dim, depth=1, head_dim=4), VOCABULARY)
     for module in (network, autoencoder, encoder):
         module.eval().requires_grad_(False)

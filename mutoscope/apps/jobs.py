@@ -390,6 +390,8 @@ def _command(job: GenerateJob, request: Request, settings: Settings, path: Path)
         "steps": settings.steps,
         "guidance": settings.scale,
         "image-guidance": settings.guidance.image_scale,
+        "renormalise": settings.guidance.renormalised_by or "none",
+        "shift": settings.shift,
         "negative": settings.negative if settings.negative or request.negative is not None else None,
         "sampler": settings.sampler,
         "seed": request.seed,
@@ -440,7 +442,9 @@ def _speaks(job: GenerateJob, known: Outline | System) -> bool:
         "video": job.video,
         "num-frames": request.num_frames,
         "image-guidance": request.image_guidance,
+        "renormalise": request.renormalise,
         "sampler": request.sampler,
+        "shift": request.shift,
         "fit pad": "pad" if job.fit == "pad" else None,
     }
     if given := [f"--{name}" for name, value in others.items() if value is not None]:

@@ -1,21 +1,23 @@
-"""The image autoencoder of the bundled model: 8 x 8 pixels become one latent of 16 channels, frame by frame.
+"""The image autoencoder of the bundled model: 8 x 8 pixels become one latent of 8 channels, frame by frame.
 
 Trained by this package alone (``recipes/toy/autoencoder.py``) on procedural worlds; Apache-2.0 like the code. STIV
 encodes every frame on its own (arXiv 2412.07730, section 3), so that any frame of a clip can be given; so does this.
 
     frames  3 H W
-      unshuffle 8           192 x H/8 x W/8     a square of 8 x 8 pixels becomes 192 numbers
-      principal components   16 x H/8 x W/8     latents; of unit variance over all channels together
+      unshuffle 8, linear, blocks   128 x H/8 x W/8
+      linear, normalise               8 x H/8 x W/8     latents: every channel of mean 0 and variance 1
     latents
-      principal components  192 x H/8 x W/8     the picture up to what 16 components leave out
-      conv, blocks, shuffle  64 x H/4 x W/4     what they leave out, read off the neighbourhood,
-      blocks, conv, shuffle   3 x H x W         is added
+      conv, blocks                  128 x H/8 x W/8
+      linear, shuffle 2, blocks      64 x H/4 x W/4
+      conv, shuffle 4                 3 x H x W
 
-The encoder is linear and comes straight from the data, so it is fast, exact to describe and final: the decoder can be
-trained further without touching what was trained on the latents. Component i, of variance v, is scaled by v^-1/4:
-halfway between pixels, where noise buries fine detail, and whitening, where a small error in the brightness of a
-square, the strongest component, would be a visible blotch. There is no attention and no norm across positions, so any
-size whose sides are multiples of 8 works.
+While encoder and decoder are trained, every latent gets noise of the same strength (the fixed variance of LatentLM's
+autoencoder, Sun et al. 2024, arXiv 2412.08635). So the encoder puts what looks different so far apart that noise seldom
+bridges it, and the decoder makes a clean outline of a latent that is nearly right. A diffusion model then has to be
+right to within that noise, and no more.
+
+The decoder can be trained further without touching what was trained on the latents. There is no attention and no norm
+across positions, so any size whose sides are multiples of 8 works.
 """
 
 import hashlib
@@ -36,7 +38,7 @@ from mutoscope.core import weights
 from mutoscope.core.errors import RequestError, WeightsError
 
 FACTOR = 8  # pixels along each side of a latent
-STEM = 4  # pixels along each side of the squares that the last convolution writes
+LAST = 4  # pixels along each side of the squares that the last convolution writes
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,16 @@ class ToyConfig:
     """The shape of the network.
 
     Args:
-        latent_channels: channels of a latent: the components kept.
-        dims: channels of the decoder at H/8 and at H/4.
-        depths: residual blocks at each.
+        latent_channels: channels of a latent.
+        dims: channels at H/8 and, in the decoder alone, at H/4.
+        encoder_depth: residual blocks of the encoder.
+        decoder_depths: residual blocks of the decoder at H/8 and H/4.
     """
 
-    latent_channels: int = 16
+    latent_channels: int = 8
     dims: tuple[int, int] = (128, 64)
-    depths: tuple[int, int] = (3, 3)
+    encoder_depth: int = 1
+    decoder_depths: tuple[int, int] = (3, 2)
 
 
 class ToyAutoencoder(nn.Module):
@@ -60,9 +64,9 @@ class ToyAutoencoder(nn.Module):
     def __init__(self, config: ToyConfig = ToyConfig()) -> None:
         super().__init__()
         self.config = config
-        self.components = Components(config.latent_channels)
-        self.detail = Detail(config)
-        for layer in self.detail.modules():
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        for layer in self.modules():
             if isinstance(layer, nn.Conv2d):  # several times faster on a CPU with channels last
                 layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
@@ -89,7 +93,7 @@ class ToyAutoencoder(nn.Module):
         batch, _, num_frames, height, width = video.shape
         self.latent_shape(num_frames, height, width)
         groups = rearrange(video, "B C T H W -> (B T) C H W").split(group_size(height, width))
-        latents = torch.cat([self.components(frames) for frames in groups])
+        latents = torch.cat([self.encoder(frames) for frames in groups])
         return rearrange(latents, "(B T) C h w -> B C T h w", B=batch)
 
     def decode(self, latents: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B 3 T H W"]:
@@ -104,13 +108,17 @@ class ToyAutoencoder(nn.Module):
             yield rearrange(frames.clamp(-1, 1), "(B f) C H W -> B C f H W", B=batch)
 
     def latents_id(self) -> str:
-        """Return what tells apart autoencoders that encode differently: a hash of the components."""
-        state = self.components.state_dict()
+        """Return what tells apart autoencoders that encode differently: a hash of the encoder."""
+        state = self.encoder.state_dict()
         return hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()
 
     def decode_frames(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Decode pictures, about in [-1, 1] but not clipped: the linear part and the detail beside it."""
-        return self.components.invert(latents) + self.detail(latents)
+        """Decode pictures, about in [-1, 1] but not clipped."""
+        return self.decoder(latents)
+
+    def forward(self, frames: Float[Tensor, "B 3 H W"], noise: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Encode pictures, add noise to their latents, and decode: what training runs."""
+        return self.decoder(self.encoder(frames) + noise)
 
     def latent_shape(self, num_frames: int, height: int, width: int, patch: Patch = Patch()) -> LatentShape:
         """Return the shape of a clip's latents.
@@ -143,61 +151,66 @@ class ToyAutoencoder(nn.Module):
         )
 
 
-class Components(nn.Module):
-    """The linear map between squares of pixels and latents, and its way back. Fitted to frames, never trained."""
-
-    center: Tensor
-    directions: Tensor
-    scale: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        size = 3 * FACTOR**2
-        self.register_buffer("center", torch.zeros(size))
-        self.register_buffer("directions", torch.eye(channels, size))
-        self.register_buffer("scale", torch.ones(channels))
-
-    @torch.no_grad()
-    def fit(self, frames: Float[Tensor, "B 3 H W"]) -> None:
-        """Find the principal components of the squares of these frames, strongest first."""
-        squares = rearrange(unshuffle(frames, FACTOR), "B D h w -> (B h w) D").double()
-        variances, vectors = torch.linalg.eigh(torch.cov(squares.T))
-        channels = len(self.scale)
-        variances, vectors = variances.flip(0)[:channels], vectors.flip(1)[:, :channels]
-        vectors = vectors * torch.sign(vectors.sum(0))  # of a direction and its opposite, the one with the greater sum
-        unit = variances.sqrt().mean().rsqrt()  # so that the variance is 1 over all channels together
-        self.center.copy_(squares.mean(0))
-        self.directions.copy_(vectors.T)
-        self.scale.copy_(unit * variances**-0.25)
-
-    def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Turn frames into latents."""
-        weight = self.directions * self.scale[:, None]
-        return F.conv2d(unshuffle(frames, FACTOR), weight[:, :, None, None], -weight @ self.center)
-
-    def invert(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Turn latents into the frames nearest to what they came from."""
-        weight = (self.directions / self.scale[:, None]).T
-        return shuffle(F.conv2d(latents, weight[:, :, None, None], self.center), FACTOR)
-
-
-class Detail(nn.Module):
-    """What the components leave out of a picture, told from a latent and its neighbours."""
+class Encoder(nn.Module):
+    """Pictures to latents."""
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
-        (coarse, fine), (coarse_depth, fine_depth) = config.dims, config.depths
+        dim = config.dims[0]
+        self.stem = nn.Conv2d(3 * FACTOR**2, dim, 1)
+        self.blocks = nn.Sequential(*(Block(dim) for _ in range(config.encoder_depth)))
+        self.head = nn.Conv2d(dim, config.latent_channels, 1)
+        self.normalise = Normalise(config.latent_channels)
+
+    def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        x = self.blocks(self.stem(unshuffle(frames, FACTOR)))
+        return self.normalise(self.head(standardise(x)).float())
+
+
+class Normalise(nn.Module):
+    """Mean 0 and variance 1 for every channel: those of the batch, until `fit` has found those of the data."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+        self.is_fitted = False
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        if self.training and not self.is_fitted:
+            deviation, mean = torch.std_mean(x, dim=(0, 2, 3))
+        else:
+            deviation, mean = self.deviation, self.mean
+        return (x - mean[:, None, None]) / deviation[:, None, None]
+
+    @torch.no_grad()
+    def fit(self, x: Float[Tensor, "B C h w"]) -> None:
+        """Keep the mean and deviation of these for good; they must not be normalised yet."""
+        deviation, mean = torch.std_mean(x.double(), dim=(0, 2, 3))
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+        self.is_fitted = True
+
+
+class Decoder(nn.Module):
+    """Latents, or what is near them, to pictures."""
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__()
+        (coarse, fine), (coarse_depth, fine_depth) = config.dims, config.decoder_depths
         self.stem = conv(config.latent_channels, coarse)
-        self.coarse = nn.Sequential(*(Block(coarse) for _ in range(coarse_depth)))
-        self.up = nn.Conv2d(coarse, fine * (FACTOR // STEM) ** 2, 1)
-        self.fine = nn.Sequential(*(Block(fine) for _ in range(fine_depth)))
-        self.head = conv(fine, 3 * STEM**2)
-        nn.init.zeros_(self.head.weight)
+        self.coarse_blocks = nn.Sequential(*(Block(coarse) for _ in range(coarse_depth)))
+        self.up = nn.Conv2d(coarse, fine * (FACTOR // LAST) ** 2, 1)
+        self.fine_blocks = nn.Sequential(*(Block(fine) for _ in range(fine_depth)))
+        self.head = conv(fine, 3 * LAST**2)
 
     def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        x = self.up(self.coarse(self.stem(latents)))
-        x = self.fine(shuffle(x, FACTOR // STEM))
-        return shuffle(self.head(standardise(x)), STEM)
+        x = self.coarse_blocks(self.stem(latents))
+        x = self.fine_blocks(shuffle(self.up(standardise(x)), FACTOR // LAST))
+        return shuffle(self.head(standardise(x)), LAST)
 
 
 class Block(nn.Module):

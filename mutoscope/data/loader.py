@@ -4,6 +4,7 @@ Which samples make up step k is a pure function of (seed, k): a resumed run sees
 """
 
 import queue
+import signal
 import threading
 from collections.abc import Callable, Generator
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import TypeVar
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from mutoscope.core import rng
 
@@ -40,15 +42,30 @@ def sample_ids(seed: int, step: int, batch_size: int, count: int | None) -> list
     return [int(order(seed, place // count, count)[place % count]) for place in places]
 
 
-def prefetch(make: Callable[[int], T], first: int, last: int, *, ahead: int = 2) -> Generator[T, None, None]:
-    """Yield make(first) ... make(last), each made on another thread while the ones before are in use.
+def prefetch(
+    make: Callable[[int], T], first: int, last: int, *, ahead: int = 2, workers: int = 0
+) -> Generator[T, None, None]:
+    """Yield make(first) ... make(last), each made while the ones before are in use, on another thread or in processes.
 
     Args:
         make: must depend on its argument alone; then the result is the same without a thread.
         first: first step.
         last: last step, included.
-        ahead: how many results may wait. 0 makes them as they are asked for.
+        ahead: how many results may wait, of each worker if there are any. Without workers, 0 makes them when asked for.
+        workers: processes forked from this one that make them; 0 takes one thread, which is enough unless a step is
+            over sooner than a batch is made.
     """
+    if workers > 0:
+        yield from DataLoader(
+            _Made(make, first, last),
+            batch_size=None,  # each item is a batch
+            num_workers=workers,
+            collate_fn=_unchanged,
+            prefetch_factor=max(1, ahead),
+            multiprocessing_context="fork",  # so that `make` and all that it reads need not be copied
+            worker_init_fn=_leave_signals,
+        )
+        return
     if ahead == 0:
         yield from map(make, range(first, last + 1))
         return
@@ -80,3 +97,26 @@ def prefetch(make: Callable[[int], T], first: int, last: int, *, ahead: int = 2)
             yield item  # pyright: ignore[reportReturnType]
     finally:
         stopped.set()
+
+
+class _Made(Dataset[T]):
+    """make(first) ... make(last), by place."""
+
+    def __init__(self, make: Callable[[int], T], first: int, last: int) -> None:
+        self.make, self.first, self.last = make, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def __getitem__(self, place: int) -> T:
+        return self.make(self.first + place)
+
+
+def _unchanged(item: T) -> T:
+    return item
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave Ctrl-C to the process that started this one, which also ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

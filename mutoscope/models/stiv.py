@@ -25,6 +25,7 @@ The paper leaves much open. What we chose is marked ``Our reading`` where it sta
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,9 +73,8 @@ class Config:
         text_dim: width of text tokens and pooled text (section 3.2: an internal CLIP of bigG size, 1280).
         rope_grid: tokens along T, H, W in the training that this one continues; positions of a longer axis are squeezed
             into that range (section 2.4, interpolation). None: positions count tokens.
-        skip: add to the answer a multiple of the noisy latents, learned by channel and time. Ours, not the paper's:
-            near noise the velocity is mostly that noise, which then need not pass through tokens that are not much
-            wider than it (docs/decisions/0002-toy-training.md).
+        weighed: weigh input and answer by time, as Karras et al. 2022 (section 5) do, for data of unit variance. Ours,
+            not the paper's (docs/decisions/0002-toy-training.md).
     """
 
     depth: int
@@ -87,7 +87,7 @@ class Config:
     latent_channels: int = 8
     text_dim: int = 1280
     rope_grid: tuple[int, int, int] | None = None
-    skip: bool = False
+    weighed: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % self.head_dim or self.head_dim % 4:
@@ -108,8 +108,8 @@ PRESETS = MappingProxyType(
         "XL": Config(depth=28, dim=1152),  # table 1: 18, 24 and 48 heads of width 64
         "XXL": Config(depth=38, dim=1536),
         "M": Config(depth=46, dim=3072),
-        "toy": Config(depth=8, dim=224, head_dim=32, latent_channels=16, text_dim=192, skip=True),
-        "tiny": Config(depth=3, dim=32, head_dim=8, latent_channels=4, text_dim=12, skip=True),
+        "toy": Config(depth=7, dim=224, head_dim=32, latent_channels=8, text_dim=192, weighed=True),
+        "tiny": Config(depth=3, dim=32, head_dim=8, latent_channels=4, text_dim=12, weighed=True),
     }
 )
 
@@ -163,7 +163,6 @@ class STIV(nn.Module):
         self.modulation = SharedModulation(config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config.dim, patch)
-        self.skip = Embed(FREQUENCIES, config.latent_channels) if config.skip else None
         self.apply(_initialise)
 
     def forward(
@@ -187,7 +186,9 @@ class STIV(nn.Module):
             The velocity, in the dtype of `x`.
         """
         stiv_t = 1 - t  # section 2.1, flow matching: STIV's clock runs from noise at 0 to data at 1
-        tokens = self.patch(patchify(x, self.config.patch_size))  # B t L D
+        weights = weigh(t, x.dtype) if self.config.weighed else None
+        seen = x if weights is None else weights.input * x
+        tokens = self.patch(patchify(seen, self.config.patch_size))  # B t L D
         text = standardise(self.text(cond.tokens.to(x.dtype)))
         layers, head = self.modulation(self.singletons(stiv_t, cond, x.dtype))
         space, time = self._ropes(x)
@@ -203,10 +204,8 @@ class STIV(nn.Module):
             tokens = block(tokens, layers, text, cond.mask, space, time)
         height = x.shape[3] // self.config.patch_size[1]
         stiv_velocity = unpatchify(self.head(tokens, head), self.config.patch_size, height)
-        if self.skip is not None:
-            multiple = self.skip(sinusoid(1000 * stiv_t, FREQUENCIES).to(x.dtype))
-            stiv_velocity = stiv_velocity - multiple[:, :, None, None, None] * x
-        return -stiv_velocity.to(x.dtype)  # and its velocity is data - noise
+        velocity = -stiv_velocity.to(x.dtype)  # its velocity is data - noise
+        return velocity if weights is None else weights.answer * velocity + weights.skip * x
 
     def _ropes(self, x: Float[Tensor, "B C T H W"]) -> tuple[Float[Tensor, "2 L head"], Float[Tensor, "2 t head"]]:
         """Tabulate positions in space and in time; cheaper than keeping them."""
@@ -338,6 +337,33 @@ class Head(nn.Module):
         return self.out(torch.addcmul(shift, standardise(x), scale))
 
 
+class Weights(NamedTuple):
+    """What the noisy latents, the network's answer, and the latents beside it are multiplied by: see `weigh`."""
+
+    input: Float[Tensor, "B 1 1 1 1"]
+    answer: Float[Tensor, "B 1 1 1 1"]
+    skip: Float[Tensor, "B 1 1 1 1"]
+
+
+def weigh(t: Float[Tensor, " B"], dtype: torch.dtype) -> Weights:
+    """Weigh so that a network sees and is asked for unit variance at every time, if that of the data is one.
+
+    The best multiple of noisy latents x gives the velocity as skip * x; the network answers what is left of it.
+
+    Args:
+        t: times in [0, 1].
+        dtype: of the result.
+
+    Source:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", section 5, here for
+        x = (1 - t) latents + t noise and the velocity noise - latents.
+    """
+    t = rearrange(t.float(), "B -> B 1 1 1 1")
+    variance = (1 - t) ** 2 + t**2
+    length = variance.rsqrt().to(dtype)
+    return Weights(length, length, ((2 * t - 1) / variance).to(dtype))
+
+
 def modulation(
     shared: Float[Tensor, "m B 1 1 D"], table: Float[Tensor, "m D"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, "B 1 1 D"], ...]:
@@ -359,8 +385,6 @@ def _initialise(module: nn.Module) -> None:
         module.table.data.copy_(torch.tensor([0.0, 1.0])[:, None])
     if isinstance(module, Head | SharedModulation):
         nn.init.zeros_(module.out.weight)
-    if isinstance(module, STIV) and module.skip is not None:
-        nn.init.zeros_(module.skip[-1].weight)  # pyright: ignore[reportArgumentType]
 
 
 def condition(text: TextTokens, facts: Sequence[Facts]) -> Condition:
@@ -440,8 +464,8 @@ FAMILY = Family(
             "XL": 769_027_264,
             "XXL": 1_836_731_200,
             "M": 8_840_874_304,
-            "toy": 9_378_432,
-            "tiny": 141_192,
+            "toy": 8_336_448,
+            "tiny": 140_144,
         }
     ),
     process=FlowMatching(),

@@ -1,15 +1,21 @@
 """Train the toy autoencoder on frames of procedural worlds, without an adversary.
 
-    frames -> principal components (fitted once) -> latents, plus noise -> decoder -> L1 + squares + edges
+    frames -> encoder -> latents, plus noise -> decoder -> L1 + squares + edges
 
-The encoder is fitted, not trained, so what is learned here is the decoder alone. Noise on the latents teaches it to
-decode what a diffusion model makes, which is never exactly what an encoder would have made.
+Noise on the latents makes the encoder keep apart what looks different, and teaches the decoder to decode what a
+diffusion model makes, which is never exactly what an encoder would have made. First both are trained; then the latents
+are final, and the decoder alone can be trained further.
 """
 
+import copy
 import json
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,8 +33,9 @@ from mutoscope.worlds.render import render
 from mutoscope.worlds.scene import Split, sample
 
 CLIP_FRAMES = 16
+SIDE, LARGE_SIDE = 64, 128  # pixels
 PREVIEW_CLIPS = 4
-FITTED_FRAMES = 8192  # whose squares the components are taken from
+FITTED_FRAMES = 8192  # whose latents get mean 0 and variance 1
 FIRST_HELD_OUT = 1_000_000_000  # seeds from here on are for measuring
 
 
@@ -38,27 +45,42 @@ class AutoencoderObjective:
 
     Args:
         model: shape of the network.
+        trains: ``all``, or ``decoder``: then the encoder stays as it came, and the latents are final.
         clips: scenes to draw frames from.
+        large_clips: further scenes, drawn at twice the size, so that the network also learns what lies far from every
+            edge; 0 for none.
+        large_every: every so many steps the batch is a quarter as many of these frames.
         frames_per_clip: frames taken of each, at random.
         first_seed: seed of the first scene; the others follow.
-        noise: greatest deviation of the noise on latents, whose own is 1; each sample draws its own, from 0 up.
+        noise: deviation of the noise on latents, whose own is 1; greatest one, if it varies.
+        noise_varies: each sample draws its own deviation, from 0 to `noise`.
         squares: weight of the squared error beside the absolute one.
         edges: weight of the absolute error of differences between neighbouring pixels.
+        workers: processes that render; 0 does it in this one.
     """
 
     model: ToyConfig = ToyConfig()
+    trains: Literal["all", "decoder"] = "all"
     clips: int = 20_000
+    large_clips: int = 2000
+    large_every: int = 8
     frames_per_clip: int = 4
     first_seed: int = 0
     noise: float = 0.3
-    squares: float = 4.0
+    noise_varies: bool = False
+    squares: float = 10.0
     edges: float = 0.5
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.clips < 1 or not 1 <= self.frames_per_clip <= CLIP_FRAMES:
             raise RecipeError(
                 f"clips={self.clips} must be at least 1, "
                 f"and frames_per_clip={self.frames_per_clip} from 1 to {CLIP_FRAMES}."
+            )
+        if self.large_clips < 0 or self.large_every < 1:
+            raise RecipeError(
+                f"large_clips={self.large_clips} must be at least 0, and large_every={self.large_every} at least 1."
             )
 
     def build(self, seed: int) -> "Reconstruction":
@@ -70,8 +92,9 @@ class AutoencoderObjective:
 class ReconstructionBatch:
     """Frames, and the noise that their latents get."""
 
-    frames: Float[Tensor, "B 3 H W"]
-    noise: Float[Tensor, "B C h w"]
+    frames: Float[Tensor, "b 3 H W"]
+    noise: Float[Tensor, "b C h w"]
+    weight: float  # of a frame: its pixels, in those of a small one
 
 
 class Reconstruction(Objective):
@@ -79,33 +102,51 @@ class Reconstruction(Objective):
 
     def __init__(self, settings: AutoencoderObjective, seed: int) -> None:
         self.settings, self.seed = settings, seed
-        self.frames = world_frames(settings.clips, settings.frames_per_clip, settings.first_seed)
+        s = settings
+        after = s.first_seed + s.clips
+        self.frames = world_frames(range(s.first_seed, after), s.frames_per_clip, SIDE, s.workers)
+        self.large = world_frames(range(after, after + s.large_clips), s.frames_per_clip, LARGE_SIDE, s.workers)
         self.sample_count: int | None = len(self.frames)
         module = ToyAutoencoder(settings.model)
-        module.components.fit(to_float(self.frames[:: max(1, len(self.frames) // FITTED_FRAMES)]))
+        if settings.trains == "decoder":
+            module.encoder.requires_grad_(False)
+            module.encoder.normalise.is_fitted = True
         self.module: nn.Module = module
+
+    def start(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """Begin from weights of this network; those of the encoder become final when the decoder alone is trained."""
+        super().start(tensors, source=source)
+        if self.settings.trains == "decoder":
+            self._settle(self.module)
+
+    def compile(self) -> None:
+        """Compile the network for each of its two sizes."""
+        self.module.compile(dynamic=False)
 
     def batch(self, sample_ids: Sequence[int], step: int) -> ReconstructionBatch:
         """Gather the frames of these samples, mirrored half of the time, and draw their noise."""
-        frames = to_float(self.frames[list(sample_ids)])
-        mirrored = torch.tensor([rng.uniform(self.seed, one, step, "mirror") < 0.5 for one in sample_ids])
+        settings, source, ids = self.settings, self.frames, list(sample_ids)
+        weight = 1.0
+        if len(self.large) and step % settings.large_every == 0:
+            source, few = self.large, max(1, len(ids) // (LARGE_SIDE // SIDE) ** 2)
+            weight = len(ids) / few
+            ids = ids[:few]
+        frames = to_float(source[[one % len(source) for one in ids]])
+        mirrored = torch.tensor([rng.uniform(self.seed, one, step, "mirror") < 0.5 for one in ids])
         frames = torch.where(mirrored[:, None, None, None], frames.flip(-1), frames)
-        shape = (self.settings.model.latent_channels, frames.shape[2] // FACTOR, frames.shape[3] // FACTOR)
-        level = torch.tensor([rng.uniform(self.seed, one, step, "level") for one in sample_ids])
-        noise = torch.stack([rng.noise(shape, self.seed, one, step) for one in sample_ids])
-        return ReconstructionBatch(frames, noise * (self.settings.noise * level)[:, None, None, None])
+        shape = (settings.model.latent_channels, frames.shape[2] // FACTOR, frames.shape[3] // FACTOR)
+        noise = torch.stack([rng.noise(shape, self.seed, one, step) for one in ids]) * settings.noise
+        if settings.noise_varies:
+            noise *= torch.tensor([rng.uniform(self.seed, one, step, "level") for one in ids])[:, None, None, None]
+        return ReconstructionBatch(frames, noise, weight)
 
-    def loss(self, module: nn.Module, batch: ReconstructionBatch) -> tuple[Float[Tensor, " B"], Mapping[str, float]]:
+    def loss(self, module: nn.Module, batch: ReconstructionBatch) -> tuple[Float[Tensor, " b"], Mapping[str, float]]:
         """Return the loss of each frame, and the mean peak signal-to-noise ratio in decibels."""
-        assert isinstance(module, ToyAutoencoder)
-        with torch.no_grad(), torch.autocast(batch.frames.device.type, enabled=False):
-            latents = module.components(batch.frames) + batch.noise
-            linear = module.components.invert(latents)
-        decoded = linear + module.detail(latents).float()
+        decoded = module(batch.frames, batch.noise).float()
         quality = psnr(decoded.detach().clamp(-1, 1), batch.frames).mean()
-        return self._distance(decoded, batch.frames), {"psnr_db": float(quality)}
+        return batch.weight * self._distance(decoded, batch.frames), {"psnr_db": batch.weight * float(quality)}
 
-    def _distance(self, made: Float[Tensor, "B 3 H W"], wanted: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    def _distance(self, made: Float[Tensor, "b 3 H W"], wanted: Float[Tensor, "b 3 H W"]) -> Float[Tensor, " b"]:
         error = made - wanted
         edges = error.diff(dim=2).abs().mean((1, 2, 3)) + error.diff(dim=3).abs().mean((1, 2, 3))
         flat = error.abs().mean((1, 2, 3)) + self.settings.squares * error.square().mean((1, 2, 3))
@@ -113,20 +154,41 @@ class Reconstruction(Objective):
 
     @torch.no_grad()
     def export(self, ema: nn.Module, path: Path) -> None:
-        """Write the weights in bfloat16, the components as they are."""
+        """Write the weights in bfloat16, the mean and deviation of the latents as they are."""
         tensors = {
-            name: value if name.startswith("components") else value.bfloat16()
-            for name, value in ema.state_dict().items()
+            name: value if "normalise." in name else value.bfloat16()
+            for name, value in self._final(ema).state_dict().items()
         }
         weights.save(path, tensors, {"config": json.dumps(config.to_json(self.settings.model))})
+
+    def _final(self, ema: nn.Module) -> ToyAutoencoder:
+        """Return the averaged weights with the latents that an export has."""
+        final = copy.deepcopy(ema)
+        assert isinstance(final, ToyAutoencoder)
+        if self.settings.trains == "all":
+            self._settle(final)
+        return final
+
+    @torch.no_grad()
+    def _settle(self, module: nn.Module) -> None:
+        """Give the encoder the precision in which it is stored, and all channels of its latents the same strength."""
+        assert isinstance(module, ToyAutoencoder)
+        encoder = module.encoder
+        for parameter in encoder.parameters():
+            parameter.copy_(parameter.bfloat16())
+        encoder.normalise.mean.zero_()
+        encoder.normalise.deviation.fill_(1)
+        encoder.normalise.is_fitted = True
+        few = self.frames[:: max(1, len(self.frames) // FITTED_FRAMES)]
+        encoder.normalise.fit(torch.cat([encoder(to_float(part)) for part in few.split(64)]))
 
     @torch.no_grad()
     def preview(self, ema: nn.Module, step: int) -> Video:
         """Show clips of the held-out split above what the autoencoder makes of them."""
-        assert isinstance(ema, ToyAutoencoder)
+        final = self._final(ema)
         seeds = range(FIRST_HELD_OUT, FIRST_HELD_OUT + PREVIEW_CLIPS)
         clips = torch.cat([world_clip(seed, "held_out") for seed in seeds])
-        both = torch.stack([clips, ema.decode(ema.encode(clips))])
+        both = torch.stack([clips, final.decode(final.encode(clips))])
         return Video.from_tensor(rearrange(both, "row B C T H W -> C T (row H) (B W)"), fps=8)
 
 
@@ -135,16 +197,25 @@ def psnr(made: Float[Tensor, "B *S"], wanted: Float[Tensor, "B *S"]) -> Float[Te
     return -10 * ((made - wanted).flatten(1).square().mean(1) / 4).log10()
 
 
-def world_frames(clips: int, frames_per_clip: int, first_seed: int) -> UInt8[Tensor, "B 3 H W"]:
-    """Render clips of the train split and keep a few frames of each."""
-    kept = []
-    with progress(clips, "render") as bar:
-        for seed in range(first_seed, first_seed + clips):
-            frames = render(sample(seed, split="train"), CLIP_FRAMES)
-            places = np.random.default_rng(seed).choice(CLIP_FRAMES, frames_per_clip, replace=False)
-            kept.append(torch.from_numpy(frames[places]))
+def world_frames(seeds: range, frames_per_clip: int, side: int, workers: int = 0) -> UInt8[Tensor, "B 3 H W"]:
+    """Render clips of the train split, square and `side` pixels wide, and keep a few frames of each."""
+    kept = torch.empty(len(seeds) * frames_per_clip, 3, side, side, dtype=torch.uint8)
+    few = partial(_few_frames, frames_per_clip=frames_per_clip, side=side)
+    with ExitStack() as open_, progress(len(seeds), "render") as bar:
+        made = map(few, seeds)
+        if workers > 0:
+            pool = open_.enter_context(multiprocessing.get_context("spawn").Pool(workers))
+            made = pool.imap(few, seeds, chunksize=64)
+        for chosen, place in zip(made, kept.split(frames_per_clip), strict=True):
+            place.copy_(torch.from_numpy(chosen))
             bar.advance()
-    return rearrange(torch.cat(kept), "B H W C -> B C H W")
+    return kept
+
+
+def _few_frames(seed: int, frames_per_clip: int, side: int) -> UInt8[np.ndarray, "f 3 H W"]:
+    frames = render(sample(seed, split="train"), CLIP_FRAMES, side, side)
+    places = np.random.default_rng(seed).choice(CLIP_FRAMES, frames_per_clip, replace=False)
+    return rearrange(frames[places], "f H W C -> f C H W")
 
 
 def world_clip(seed: int, split: Split) -> Float[Tensor, "1 3 T H W"]:

@@ -13,6 +13,7 @@ import shutil
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -34,7 +35,7 @@ from mutoscope.pipeline import AUTOENCODER, BUNDLED, ENCODER, Request, Size, Sys
 from mutoscope.train.precompute import fingerprint_of
 from mutoscope.train.step import Objective
 from mutoscope.worlds.language import Language, Length, caption
-from mutoscope.worlds.scene import sample
+from mutoscope.worlds.scene import Scene, Split, sample
 
 
 @dataclass(frozen=True)
@@ -316,8 +317,7 @@ class Denoising(Objective):
         language = cast(Language, self.settings.languages.choose(draw))
         length = cast(Length, self.settings.lengths.choose(draw))
         if clip.scene_seed is not None:
-            scene = sample(clip.scene_seed, split=clip.split)
-            return caption(scene, int(draw.integers(2**31)), language, length)
+            return caption(_scene(clip.scene_seed, clip.split), int(draw.integers(2**31)), language, length)
         # A real clip has what captions it has: those that fit, or else any.
         fitting = [one for one in clip.captions if (one.language, one.length) == (language, length)] or clip.captions
         return fitting[draw.integers(len(fitting))].text
@@ -356,6 +356,11 @@ class Denoising(Objective):
                 f"{num_frames}. Set those weights to 0."
             )
         return (rows // patch[1]) * (columns // patch[2])
+
+
+@lru_cache(maxsize=1 << 16)  # drawing a scene takes longer than all else about a sample
+def _scene(seed: int, split: Split) -> Scene:
+    return sample(seed, split=split)
 
 
 def _facts(clip: Clip, is_picture: bool) -> Facts:

@@ -14,9 +14,10 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,6 +54,7 @@ def run(
     *,
     device: str | torch.device = "cpu",
     prefetch: int = 2,
+    workers: int = 0,
     on_step: OnStep | None = None,
 ) -> Path:
     """Run a recipe, or go on with it.
@@ -61,7 +63,8 @@ def run(
         recipe: what to do.
         out: folder of the run; the same folder and recipe go on where it stopped.
         device: where the module is trained.
-        prefetch: batches made ahead on another thread.
+        prefetch: batches made ahead.
+        workers: processes that make them; 0 takes a thread.
         on_step: called after each step with the phase's name, the step and its numbers.
 
     Returns:
@@ -75,10 +78,11 @@ def run(
     _take_up(recipe, out)
     done = out
     before: Path | None = None
+    batches = partial(loader.prefetch, ahead=prefetch, workers=workers)
     with _stop_signal() as stop:
         for phase in recipe.phases:
             if isinstance(phase, Phase):
-                _train(recipe, phase, out / phase.name, before, torch.device(device), prefetch, stop, on_step)
+                _train(recipe, phase, out / phase.name, before, torch.device(device), batches, stop, on_step)
                 before, done = out / phase.name, out / phase.name / WEIGHTS
             else:
                 precompute.encode(phase, device=device, stop=stop)
@@ -93,7 +97,7 @@ def _train(
     folder: Path,
     before: Path | None,
     device: torch.device,
-    ahead: int,
+    prefetched: Callable[[Callable[[int], list[Batch]], int, int], Generator[list[Batch], None, None]],
     stop: threading.Event,
     on_step: OnStep | None,
 ) -> None:
@@ -112,7 +116,7 @@ def _train(
         return [objective.batch(ids[at : at + per_micro], step) for at in range(0, len(ids), per_micro)]
 
     log = RunLog(folder, resume_at=state.step + 1)
-    batches = loader.prefetch(make, state.step + 1, phase.steps, ahead=ahead)
+    batches = prefetched(make, state.step + 1, phase.steps)
     try:
         with progress(phase.steps, phase.name, done=state.step) as bar:
             meter = _Meter(state, phase)

@@ -123,13 +123,13 @@ def _empty_state(parameter: Tensor, *, has_mean: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Muon:
-    """Muon for the matrices of the blocks, AdamW for all else.
+    """Muon for the matrices of the blocks, those of convolutions among them, AdamW for all else.
 
     A matrix moves by its momentum made orthogonal: all directions alike, where Adam's update is mostly a few strong
     ones. It is scaled so that its root mean square is about that of an AdamW update, so learning rates are alike, too.
 
     Args:
-        blocks: prefix of the names of the modules whose linear layers are meant. First and last layers stay out.
+        blocks: part of the names of the layers that are meant. First and last layers stay out.
         momentum: how much of the mean gradient is kept each step, in [0, 1).
         weight_decay: fraction of a matrix taken off each step, times the learning rate.
         rest: for all other parameters.
@@ -150,17 +150,17 @@ class Muon:
         """Return the optimizer over the module's parameters that are trained.
 
         Raises:
-            RecipeError: if there is no linear layer under that prefix.
+            RecipeError: if no layer has such a name.
         """
         matrices = [
             cast(nn.Parameter, layer.weight)
             for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear) and name.startswith(self.blocks) and layer.weight.requires_grad
+            if isinstance(layer, nn.Linear | nn.Conv2d) and self.blocks in name and layer.weight.requires_grad
         ]
         if not matrices:
             raise RecipeError(
-                f"Muon found no linear layer whose name begins with {self.blocks!r} in {type(module).__name__}. "
-                "Set blocks to the prefix of its blocks, or use AdamW."
+                f"Muon found no layer with {self.blocks!r} in its name in {type(module).__name__}. "
+                "Set blocks to a part of the names of its blocks, or use AdamW."
             )
         taken = {id(matrix) for matrix in matrices}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
@@ -192,7 +192,7 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                 state["mean"] = torch.zeros_like(matrix)
             mean = state["mean"].lerp_(grad, 1 - c.momentum)
             ahead = torch.lerp(grad, mean, c.momentum)  # Nesterov: where the mean will be
-            squares = squares_of(ahead)
+            squares = squares_of(ahead.flatten(1))
             alike.setdefault(tuple(squares.shape[1:]), []).append((matrix, squares))
         for shape, pairs in alike.items():  # many small products at once: each alone would leave the machine idle
             moves = orthogonalise(torch.cat([squares for _, squares in pairs]))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from mutoscope.diffusion.flow import FlowMatching, LogitNormal
 from mutoscope.diffusion.guidance import Guidance
 from mutoscope.models.family import Sampling
-from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents
+from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents, LengthMix
 from mutoscope.train.optim import Muon
 from mutoscope.train.precompute import Precompute, WorldClips
 from mutoscope.train.recipe import Phase, Recipe
@@ -53,13 +53,14 @@ def recipe() -> Recipe:
         overrides=("patch_size=[1,2,2]", "temporal=false"),
         process=FlowMatching(LogitNormal(std=1.25), shift=FRAME_SHIFT),
         given=GivenMix(),
+        lengths=LengthMix(brief=0.3, short=0.7, dense=0.0),  # a long text costs more than the picture that it tells of
         frames="one",
         inflate=False,
     )
     of_images = Phase(
         name="images",
         objective=images,
-        steps=3000,
+        steps=404,
         batch_size=128,
         optimizer=Muon(),
         lr=4e-3,
@@ -73,7 +74,7 @@ def recipe() -> Recipe:
         of_images,
         name="tasks",
         objective=clips,
-        steps=1500,
+        steps=1323,
         batch_size=32,
         start_from="previous",
     )
@@ -81,7 +82,7 @@ def recipe() -> Recipe:
         of_clips,
         name="cooling",
         objective=replace(clips, inflate=False),
-        steps=1150,
+        steps=760,
         schedule="cosine",
         ema_decay=0.998,
     )

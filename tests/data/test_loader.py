@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import torch
 
 from mutoscope.data.loader import order, prefetch, sample_ids
 
@@ -26,6 +27,26 @@ def test_an_endless_data_set_never_repeats_a_sample() -> None:
 def test_prefetching_yields_the_same_in_the_same_order() -> None:
     plain = list(prefetch(lambda step: step**2, 5, 20, ahead=0))
     assert list(prefetch(lambda step: step**2, 5, 20, ahead=3)) == plain == [step**2 for step in range(5, 21)]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+def test_worker_processes_yield_the_same_in_the_same_order() -> None:
+    def make(step: int) -> tuple[int, torch.Tensor]:
+        return step, torch.full((3,), step)
+
+    made = list(prefetch(make, 5, 12, workers=2))
+    assert [step for step, _ in made] == list(range(5, 13))
+    assert torch.equal(torch.stack([values for _, values in made]), torch.arange(5, 13)[:, None].expand(8, 3))
+
+
+def test_an_error_in_a_worker_process_comes_up_where_the_batch_is_asked_for() -> None:
+    def make(step: int) -> int:
+        if step == 2:
+            raise ValueError("bad sample")
+        return step
+
+    with pytest.raises(ValueError, match="bad sample"):
+        list(prefetch(make, 1, 3, workers=1))
 
 
 def test_an_error_while_prefetching_comes_up_where_the_batch_is_asked_for() -> None:

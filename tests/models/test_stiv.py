@@ -12,10 +12,10 @@ from mutoscope.core import weights
 from mutoscope.core.errors import RecipeError, WeightsError
 from mutoscope.encoders.base import TextTokens
 from mutoscope.models.family import Facts
-from mutoscope.models.stiv import FREQUENCIES, PRESETS, STIV, Condition, Config, condition, inflate, join
+from mutoscope.models.stiv import FREQUENCIES, PRESETS, STIV, Condition, Config, condition, inflate, join, weigh
 from mutoscope.nn.embed import sinusoid
 
-VIDEO = replace(PRESETS["tiny"], skip=False)
+VIDEO = replace(PRESETS["tiny"], weighed=False)
 IMAGE = replace(VIDEO, patch_size=(1, 2, 2), temporal=False)
 
 
@@ -78,17 +78,21 @@ def test_time_and_velocity_are_converted_from_the_clock_of_the_paper() -> None:
     assert torch.equal(seen[0], sinusoid(1000 * (1 - T), FREQUENCIES))  # 0 at noise, 1 at data
 
 
-def test_skip_adds_a_multiple_of_the_input_that_depends_on_channel_and_time_alone() -> None:
-    network = build(replace(VIDEO, skip=True))
-    with_skip = network(X, T, cond(2))
-    skip, network.skip = network.skip, None
-    assert skip is not None
-    multiple = (with_skip - network(X, T, cond(2))) / X
-    torch.testing.assert_close(multiple, multiple[:, :, :1, :1, :1].expand_as(X), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(
-        multiple[:, :, 0, 0, 0], skip(sinusoid(1000 * (1 - T), FREQUENCIES)), atol=1e-3, rtol=1e-3
-    )
-    assert not STIV(replace(VIDEO, skip=True))(X, T, cond(2)).any()
+def test_weighed_input_and_answer_have_unit_variance_at_every_time() -> None:
+    latents, noise = (draw(4, 2, 50, 40, 40, seed=seed) for seed in (1, 2))
+    t = torch.tensor([0.02, 0.3, 0.7, 0.98])
+    weights = weigh(t, torch.float32)
+    x = torch.lerp(latents, noise, t[:, None, None, None, None])
+    answer = (noise - latents - weights.skip * x) / weights.answer
+    for weighed in (weights.input * x, answer):
+        torch.testing.assert_close(weighed.var(dim=(1, 2, 3, 4)), torch.ones(4), atol=0.02, rtol=0)
+    rest = (answer * x).mean(dim=(1, 2, 3, 4))  # the multiple of x is the best: nothing of x is left in the answer
+    torch.testing.assert_close(rest, torch.zeros(4), atol=0.02, rtol=0)
+
+
+def test_a_weighed_network_begins_with_the_best_multiple_of_its_input() -> None:
+    expected = weigh(T, torch.float32).skip * X
+    torch.testing.assert_close(STIV(replace(VIDEO, weighed=True))(X, T, cond(2)), expected)
 
 
 def test_a_mask_that_keeps_all_tokens_is_no_mask() -> None:

@@ -141,7 +141,7 @@ def test_muon_moves_all_else_as_adamw_does() -> None:
 
 
 def test_muon_without_blocks_is_refused() -> None:
-    with pytest.raises(RecipeError, match="no linear layer whose name begins"):
+    with pytest.raises(RecipeError, match="Muon found no layer with"):
         Muon(blocks="layers.").build(Blocks())
 
 
