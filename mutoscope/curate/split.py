@@ -1,0 +1,541 @@
+"""Split: find the cuts, fades, dissolves and wipes of a video in its table of signals, and the shots between them.
+
+    table ── transitions ──> [Transition] ── spans ──> [Span]: shots with trimmed ends, not too short nor too long
+
+No pixels are read. A frame is its `cells`, a picture of 8 x 8 (and colour, 4 x 4): a *place* in a space of 96
+dimensions. A shot wanders about in it, and a transition is a way from one shot's place to another's:
+
+* a cut jumps, and does not come back; a flash does come back;
+* a dissolve goes straight and steadily, all cells together, and its sharpness sags in the middle;
+* a fade does the same, to a flat frame and from it;
+* a wipe goes cell by cell: each one jumps, at its own moment.
+
+Slow ways are invisible from frame to frame, so distances are taken at several frame rates (the cascade of Stable Video
+Diffusion, Blattmann et al. 2023, appendix C), from 4 frames a second down to one in 2 seconds.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float, Float32
+
+from mutoscope.core.errors import RequestError
+
+Kind = Literal["cut", "fade", "dissolve", "wipe"]
+Places = Float32[np.ndarray, "n cells"]
+Series = Float[np.ndarray, " n"]
+
+VERSION = 1
+NEEDED = ["time_s", "content", "edge", "hash_distance", "histogram_distance", "luma_mean", "luma_std", "sharpness"]
+LUMA_CELLS = 64
+CHROMA_WEIGHT = 2.0  # differences of colour are small in number and large to the eye
+BLACK, NEARLY_BLACK, WHITE, NEARLY_WHITE = 19, 28, 231, 222  # levels of cells; black is 16, white 235
+QUIET_LEVELS = 0.3  # change from frame to frame that noise alone makes
+SHORTEST_WIPE_S = 0.25
+WIPE_S = 2.5  # the longest wipe to either side of its middle, in seconds
+SLOPE_S = 4.0  # the longest half of a fade, in seconds
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Frames [start, end) that belong to no shot; a cut has none, and `start` is the first frame of the new shot.
+
+    `score` is how clearly the transition stands out: 1 is just enough.
+    """
+
+    kind: Kind
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """Frames [start, end) of one shot; `reason_for_drop` says why it is of no use, and is empty where it is."""
+
+    start: int
+    end: int
+    reason_for_drop: str = ""
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """What counts as a transition, and what as a shot.
+
+    Args:
+        cut_change: `content` of a cut in a quiet video; where there is motion, more is asked.
+        cut_evidence: sum of the distances of hash, histogram and edges at a cut.
+        flash_s: seconds within which a flash or a glitch is over.
+        rates: frames a second of the cascade for slow transitions.
+        gradual_change: levels by which the places of two shots differ, mean over cells.
+        straightness: of the way of a slow transition: distance over length.
+        min_shot_s: shorter shots are dropped.
+        max_shot_s: longer shots are cut into equal parts.
+        trim_s: seconds cut off a shot at either end that is a transition, where blends and encoders leave traces.
+    """
+
+    cut_change: float = 0.03
+    cut_evidence: float = 0.85
+    flash_s: float = 0.35
+    rates: tuple[float, ...] = (4.0, 2.4, 1.5, 1.0, 0.67, 0.45)
+    gradual_change: float = 7.0
+    straightness: float = 0.5
+    min_shot_s: float = 1.0
+    max_shot_s: float = 20.0
+    trim_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_shot_s <= self.max_shot_s or self.max_shot_s == 0:
+            raise RequestError(
+                f"min_shot_s={self.min_shot_s:g} and max_shot_s={self.max_shot_s:g} leave no shot. "
+                "Give a minimum that is not above the maximum."
+            )
+
+
+def transitions(table: pa.Table, settings: SplitSettings = SplitSettings()) -> list[Transition]:
+    """Find all transitions in a video.
+
+    Args:
+        table: of `signals.measure`, every frame of one video.
+        settings: thresholds.
+
+    Returns:
+        Transitions in order, none overlapping; a fade may begin at the first frame or end with the last.
+    """
+    if table.num_rows < 3:
+        return []
+    track = _Track.of(table)
+    cuts, flashes = _cuts(track, settings)
+    track = track.without(flashes)
+    marks = [cut.start for cut in cuts]
+    found = _fades(track, marks, settings)
+    taken = sorted([*((mark, mark) for mark in marks), *((fade.start, fade.end) for fade in found)])
+    for (_, start), (end, _) in pairwise([(0, 0), *taken, (track.length, track.length)]):
+        found += [_named(way, settings) for way in _ways(track, start, end, settings)]
+    # an effect may begin or end with a jump, which then is a part of it
+    found += [cut for cut in cuts if not any(each.start - 1 <= cut.start <= each.end + 1 for each in found)]
+    return sorted(found, key=lambda each: each.start)
+
+
+def spans(table: pa.Table, settings: SplitSettings = SplitSettings()) -> list[Span]:
+    """Return the shots of a video with trimmed ends; those that are too short carry a reason, too long ones are cut up.
+
+    Args:
+        table: of `signals.measure`.
+        settings: see `SplitSettings`.
+    """
+    time = table["time_s"].to_numpy()
+    if len(time) == 1:
+        return [Span(0, 1)]
+    return spans_between(transitions(table, settings), time, settings)
+
+
+def spans_between(
+    found: list[Transition], time_s: Float[np.ndarray, " n"], settings: SplitSettings = SplitSettings()
+) -> list[Span]:
+    """Return the shots that given transitions leave; see `spans`.
+
+    Args:
+        found: transitions in order.
+        time_s: of each frame, in seconds.
+        settings: see `SplitSettings`.
+    """
+    count = len(time_s)
+    frame_s = float(np.median(np.diff(time_s))) if count > 1 else 1.0
+    stamps = np.append(time_s, time_s[-1] + frame_s)
+    starts = [0, *(each.end for each in found)]
+    ends = [*(each.start for each in found), count]
+    result: list[Span] = []
+    for start, end in zip(starts, ends, strict=True):
+        if end <= start:
+            continue
+        first = start if start == 0 else int(np.searchsorted(stamps, stamps[start] + settings.trim_s - 1e-6))
+        last = end if end == count else int(np.searchsorted(stamps, stamps[end] - settings.trim_s + 1e-6, "right")) - 1
+        length_s = float(stamps[last] - stamps[first]) if last > first else 0.0
+        if length_s < settings.min_shot_s - 1e-6:
+            reason = f"shorter than {settings.min_shot_s:g} s: {length_s:.2f} s"
+            result.append(Span(start, end, reason))
+            continue
+        parts = int(np.ceil(length_s / settings.max_shot_s - 1e-6))
+        marks = stamps[first] + length_s * np.arange(1, parts) / parts
+        inner = [int(np.searchsorted(stamps, mark - 1e-6)) for mark in marks]
+        result += [Span(a, b) for a, b in pairwise([first, *inner, last])]
+    return result
+
+
+# ---- what is looked at -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Track:
+    """The columns that tell transitions, of one video; `fps` is the usual number of frames a second."""
+
+    fps: float
+    places: Places
+    content: Series
+    evidence: Series
+    luma_mean: Series
+    luma_std: Series
+    sharpness: Series
+    phash: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "_Track":
+        columns = {name: table[name].to_numpy() for name in NEEDED}
+        cells = table["cells"].combine_chunks()
+        places = cells.flatten().to_numpy().reshape(len(cells), -1).astype(np.float32)
+        places[:, LUMA_CELLS:] *= CHROMA_WEIGHT
+        step_s = float(np.median(np.diff(columns["time_s"])))
+        evidence = columns["hash_distance"] + columns["histogram_distance"] + columns["edge"]
+        return cls(
+            1 / max(step_s, 1e-3),
+            places,
+            columns["content"],
+            evidence,
+            columns["luma_mean"],
+            columns["luma_std"],
+            columns["sharpness"],
+            table["phash"].to_numpy(),
+        )
+
+    @property
+    def length(self) -> int:
+        return len(self.content)
+
+    def frames(self, seconds: float) -> int:
+        """Return seconds as a number of frames, at least one."""
+        return max(1, round(seconds * self.fps))
+
+    def without(self, flashes: list[tuple[int, int]]) -> "_Track":
+        """Bridge flashes by what lies before and after them."""
+        places, series = self.places.copy(), [self.luma_mean.copy(), self.luma_std.copy(), self.sharpness.copy()]
+        for start, end in flashes:
+            share = np.arange(1, end - start + 1, dtype=np.float32) / (end - start + 1)
+            for each in (places, *series):
+                weight = share[:, None] if each.ndim == 2 else share
+                each[start:end] = each[start - 1] + weight * (each[end] - each[start - 1])
+        return replace(self, places=places, luma_mean=series[0], luma_std=series[1], sharpness=series[2])
+
+
+def _distance(a: Float32[np.ndarray, "_ cells"], b: Float32[np.ndarray, "_ cells"]) -> Float32[np.ndarray, " _"]:
+    """Return levels between places, one by one or all from one."""
+    return np.abs(a - b).mean(axis=-1)
+
+
+# ---- sudden ----------------------------------------------------------------------------------------------------------
+
+
+def _cuts(track: _Track, settings: SplitSettings) -> tuple[list[Transition], list[tuple[int, int]]]:
+    """Find the jumps that do not come back, and the flashes: spans of frames [start, end) that do."""
+    usual = _usual(track.content)
+    strength = track.content / (settings.cut_change + 2.5 * usual)
+    sudden = np.flatnonzero(strength >= 0.8)
+    flashes: list[tuple[int, int]] = []
+    for start in sudden:
+        if start == 0 or (flashes and start <= flashes[-1][1]):
+            continue
+        end = _return(track, int(start), track.frames(settings.flash_s))
+        if end is not None:
+            flashes.append((int(start), end))
+    calm = track.content.copy()  # without the flashes, whose jumps are not to hide a cut beside them
+    for start, end in flashes:
+        calm[start : end + 1] = 0
+    found: list[Transition] = []
+    for frame in sudden:
+        in_flash = any(start <= frame <= end for start, end in flashes)
+        if frame == 0 or in_flash or strength[frame] < 1 or track.evidence[frame] < settings.cut_evidence:
+            continue
+        if not (_stands_out(calm, int(frame)) and _is_everywhere(track.places[frame] - track.places[frame - 1])):
+            continue
+        score = float(min(strength[frame], track.evidence[frame] / settings.cut_evidence))
+        if found and frame - found[-1].start <= 2:  # two jumps side by side are one, seen through an odd frame
+            if score > found[-1].score:
+                found[-1] = Transition("cut", int(frame), int(frame), score)
+            continue
+        found.append(Transition("cut", int(frame), int(frame), score))
+    return found, flashes
+
+
+def _stands_out(content: Series, frame: int) -> bool:
+    """Say whether a change is a peak by itself; the next frames are left out, as a cut may be smeared over two."""
+    beside = [content[at] for at in (frame - 3, frame - 2, frame + 2, frame + 3) if 0 < at < len(content)]
+    return bool(content[frame] >= 1.6 * max(beside, default=0.0))
+
+
+def _is_everywhere(change: Float32[np.ndarray, " cells"]) -> bool:
+    """Say whether a good part of the picture changes, not a line of text alone."""
+    size = np.abs(change[:LUMA_CELLS])
+    return float((size > size.mean() / 4).mean()) >= 0.4
+
+
+def _usual(content: Series, reach: int = 8) -> Series:
+    """Return the median change of the frames around each, without itself."""
+    padded = np.pad(content[1:].astype(np.float64), (reach + 1, reach), constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    around = np.delete(windows, reach, axis=1)
+    valid = ~np.isnan(around).all(axis=1)
+    usual = np.zeros(len(content))
+    usual[valid] = np.nanmedian(around[valid], axis=1)
+    return usual
+
+
+def _return(track: _Track, start: int, reach: int) -> int | None:
+    """Return the frame at which the picture is back after a jump at `start`, or None."""
+    before = track.places[start - 1]
+    after = track.places[start : start + reach + 1]
+    away = _distance(after, before[None])
+    # by how much the shot itself moves meanwhile is not known; a part of the furthest jump is generous
+    share = away[1:] / np.maximum(np.maximum.accumulate(away)[:-1], 1e-6)
+    turned = np.bitwise_count(track.phash[start + 1 : start + reach + 1] ^ track.phash[start - 1]) / 64
+    back = np.flatnonzero((share < 0.15) | ((share < 0.4) & (turned < 0.3))) + 1
+    if not len(back):
+        return None
+    end = int(back[0])
+    while end < len(share) and share[end] < 0.75 * share[end - 1]:  # still on the way back
+        end += 1
+    return start + end
+
+
+# ---- slow ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way from the place of frame `start` to that of frame `end`, neither of which is blended.
+
+    change: levels between the two places. straightness: distance over length of the way. outside: change per frame
+    beside it over that within. bend: mean distance from a straight and steady way, over the change: of a dissolve next
+    to nothing. burst: share of a cell's change that falls in one third of the time: of a wipe nearly all. turned:
+    share of the bits of phash that differ. sag: sharpness in the middle over that of the ends.
+    """
+
+    start: int
+    end: int
+    change: float
+    straightness: float
+    outside: float
+    bend: float
+    burst: float
+    turned: float
+    sag: float
+
+
+def _ways(track: _Track, start: int, end: int, settings: SplitSettings) -> list[_Way]:
+    """Find dissolves and wipes between frames [start, end), which hold no cut or fade."""
+    places = track.places[start:end]
+    if len(places) < 4:
+        return []
+    steps = np.concatenate([[0.0], _distance(places[1:], places[:-1])])
+    lengths = np.cumsum(steps)
+    found: list[_Way] = []
+    for change, at, lag in _candidates(track, places, settings):
+        if change < settings.straightness / 2 * (lengths[at + lag] - lengths[at]):
+            continue
+        if any(at < way.end - start and way.start - start < at + lag for way in found):
+            continue
+        a, b = _fitted(places, at, at + lag)
+        way = _way(track, places, steps, start, a, b)
+        if not _is_dissolve(way, settings):
+            way = _way(track, places, steps, start, *_settled(steps, a, b, track.frames(WIPE_S)))
+        is_apart = all(way.end <= each.start or each.end <= way.start for each in found)
+        if is_apart and (_is_dissolve(way, settings) or _is_wipe(way, settings, track.fps)):
+            found.append(way)
+    return sorted(found, key=lambda each: each.start)
+
+
+def _named(way: _Way, settings: SplitSettings) -> Transition:
+    kind = "dissolve" if _is_dissolve(way, settings) else "wipe"
+    return Transition(kind, way.start + 1, way.end, way.change / settings.gradual_change)
+
+
+def _is_dissolve(way: _Way, settings: SplitSettings) -> bool:
+    """Say whether all cells go together, and to another picture: light that changes leaves the hash as it is."""
+    is_steady = way.bend < (0.2 if way.sag < 0.75 else 0.14) and way.outside < (1.5 if way.sag < 0.65 else 0.6)
+    is_other = way.turned >= 0.25 and (way.change >= 2 * settings.gradual_change or way.sag < 0.75)
+    return _is_clear(way, settings) and is_steady and is_other
+
+
+def _is_wipe(way: _Way, settings: SplitSettings, fps: float) -> bool:
+    """Say whether each cell jumps at its own moment, from one picture to another."""
+    is_jumping = way.burst >= 0.75 and way.bend >= 0.2 and way.end - way.start >= SHORTEST_WIPE_S * fps
+    is_other = way.turned >= 0.25 and way.change >= 1.5 * settings.gradual_change
+    # where the pictures differ much, more may move beside and within the wipe
+    outside, straightness = (0.75, 0.4) if way.change >= 3.5 * settings.gradual_change else (0.45, 0.6)
+    return is_jumping and is_other and way.outside < outside and way.straightness >= straightness
+
+
+def _is_clear(way: _Way, settings: SplitSettings) -> bool:
+    is_long = way.end - way.start >= 4
+    return is_long and way.change >= settings.gradual_change and way.straightness >= settings.straightness
+
+
+def _candidates(track: _Track, places: Places, settings: SplitSettings) -> list[tuple[float, int, int]]:
+    """Return where the change over some lag is above that just before and after: change, frame, lag; best first."""
+    count, result = len(places), []
+    for rate in settings.rates:
+        lag = min(track.frames(1 / rate), count - 1)
+        change = _distance(places[lag:], places[:-lag])  # from frame t to frame t + lag
+        before = _distance(places[: len(change)], places[np.maximum(np.arange(len(change)) - lag, 0)])
+        after = _distance(places[lag:], places[np.minimum(np.arange(len(change)) + 2 * lag, count - 1)])
+        excess = change - np.maximum(before, after)
+        reach = max(1, lag // 3)
+        padded = np.pad(excess, reach, constant_values=-np.inf)
+        peak = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
+        for at in np.flatnonzero((excess == peak) & (excess > settings.gradual_change / 2)):
+            result.append((float(excess[at]) / (1 + 0.02 * lag), float(change[at]), int(at), lag))
+        if lag == count - 1:
+            break
+    return [(change, at, lag) for _, change, at, lag in sorted(result, reverse=True)]
+
+
+def _fitted(places: Places, a: int, b: int, low: int = 0, high: int | None = None) -> tuple[int, int]:
+    """Return the frames between which the way goes steadily, found from a guess of them.
+
+    Args:
+        places: of the frames.
+        a: guess of the first.
+        b: guess of the last.
+        low: the first frame that may be looked at.
+        high: one past the last, the end when not given.
+    """
+    high = len(places) if high is None else high
+    for _ in range(6):
+        margin = max(6, b - a)
+        begin, stop = max(low, a - margin), min(high, b + margin + 1)
+        progress = places[begin:stop] @ (places[b] - places[a])
+        first, last = _ramp(progress.astype(np.float64))
+        if (begin + first, begin + last) == (a, b):
+            break
+        a, b = begin + first, begin + last
+    return a, b
+
+
+def _ramp(progress: Series) -> tuple[int, int]:
+    """Return where the ramp between two levels that fits best begins and ends, by least squares over all pairs."""
+    count = len(progress)
+    progress = progress - progress.mean()
+    a, b = np.triu_indices(count, k=1)
+    length = b - a
+    sums = np.concatenate([[0.0], np.cumsum(progress)])
+    moments = np.concatenate([[0.0], np.cumsum(progress * np.arange(count))])
+    # the ramp is 0 up to a, (t - a) / length up to b, and 1 from b on; progress has mean 0
+    covariance = (moments[b] - moments[a] - a * (sums[b] - sums[a])) / length + sums[count] - sums[b]
+    total = (length - 1) / 2 + count - b
+    squares = (length - 1) * (2 * length - 1) / (6 * length) + count - b
+    explained = np.where(covariance > 0, covariance**2 / np.maximum(squares - total**2 / count, 1e-9), 0)
+    best = int(explained.argmax())
+    return int(a[best]), int(b[best])
+
+
+def _settled(steps: Series, a: int, b: int, reach: int) -> tuple[int, int]:
+    """Return the frames between which the picture is busier than around them; for wipes, which are not steady.
+
+    Args:
+        steps: changes from frame to frame.
+        a: guess of the first frame.
+        b: guess of the last.
+        reach: how many frames to either side of the busiest may be taken.
+    """
+    for share in (0.25, 0.5):  # the first guess may lie within the wipe, or far beyond it
+        busiest = a + 1 + int(np.argmax(steps[a + 1 : b + 1]))
+        margin = max(12, b - a)
+        ends = []
+        for side, around in ((-1, steps[max(1, a - margin) : a + 1]), (1, steps[b + 1 : b + 1 + margin])):
+            quiet = float(np.quantile(around, share)) if len(around) else 0.0
+            limit = quiet + max(QUIET_LEVELS, quiet / 2, 0.06 * (float(steps[busiest]) - quiet))
+            line = steps[busiest : busiest + reach] if side > 0 else steps[max(1, busiest - reach) : busiest + 1][::-1]
+            calm = np.flatnonzero(line <= limit)
+            ends.append(side * (max(0, int(calm[0]) - 1) if len(calm) else len(line) - 1))
+        a, b = busiest + ends[0] - 1, busiest + ends[1]
+    return a, b
+
+
+def _way(track: _Track, places: Places, steps: Series, offset: int, a: int, b: int) -> _Way:
+    """Describe the way between two frames of `places`, which begin at frame `offset`."""
+    whole, span = places[b] - places[a], b - a
+    change = float(np.abs(whole).mean())
+    beside = np.concatenate([steps[max(1, a - span) : a + 1], steps[b + 1 : b + 1 + span]])
+    outside = float(beside.mean()) / max(change / span, 1e-6) if len(beside) else 0.0
+    ideal = np.arange(1, span)[:, None] / span
+    strays = np.abs(places[a + 1 : b] - places[a] - ideal * whole)
+    bend = float(strays.mean()) / max(change, 1e-6) if span > 1 else 0.0
+    large = np.abs(whole) >= max(4.0, float(np.abs(whole).max()) / 4)
+    moves = np.abs(np.diff(places[a : b + 1][:, large], axis=0))
+    sums = np.concatenate([np.zeros((1, moves.shape[1])), np.cumsum(moves, axis=0)])
+    third = -(-span // 3)
+    burst = (
+        float(((sums[third:] - sums[:-third]).max(axis=0) / np.maximum(sums[-1], 1e-6)).mean()) if large.any() else 0
+    )
+    sharp = track.sharpness[offset + a : offset + b + 1]
+    middle = float(sharp[span // 3 : span - span // 3 + 1].mean())
+    sag = middle / max(float(sharp[0] + sharp[-1]) / 2, 1e-6)
+    turned = int(track.phash[offset + a] ^ track.phash[offset + b]).bit_count() / 64
+    straightness = change / max(float(steps[a + 1 : b + 1].sum()), 1e-6)
+    return _Way(offset + a, offset + b, change, straightness, outside, bend, burst, turned, sag)
+
+
+# ---- through black or white ------------------------------------------------------------------------------------------
+
+
+def _fades(track: _Track, cuts: list[int], settings: SplitSettings) -> list[Transition]:
+    """Find fades: stretches of blank frames with a steady way to them, from them, or both."""
+    blank = np.concatenate([[False], _is_blank(track.places), [False]])
+    starts, ends = np.flatnonzero(blank[1:] & ~blank[:-1]), np.flatnonzero(~blank[1:] & blank[:-1])
+    found: list[Transition] = []
+    for begin, stop in zip(starts.tolist(), ends.tolist(), strict=True):
+        if found and begin < found[-1].end:
+            continue
+        low = max([found[-1].end if found else 0, *(cut for cut in cuts if cut <= begin)])
+        high = min([track.length, *(cut for cut in cuts if cut >= stop)])
+        light = track.luma_mean[begin:stop]
+        depth = begin + int(np.argmin(np.minimum(np.abs(light), np.abs(1 - light))))
+        first = _slope(track, depth, low, settings) if depth > low else None
+        last = _slope(track, depth, high, settings) if depth < high - 1 else None
+        if first is None and last is None:
+            continue
+        # without a way on one side, the blank frames begin or end with a jump or with the file
+        start = begin if first is None else first + 1
+        end = stop if last is None else last
+        found.append(Transition("fade", start, end, 1.0 + (first is not None) + (last is not None)))
+    return found
+
+
+def _is_blank(places: Places) -> Bool[np.ndarray, " n"]:
+    """Say which frames are black or white but for a logo, a line of text or a border."""
+    luma = places[:, :LUMA_CELLS]
+    is_black = ((luma < NEARLY_BLACK).mean(axis=1) >= 0.8) & ((luma < BLACK).mean(axis=1) >= 0.5)
+    is_white = ((luma > NEARLY_WHITE).mean(axis=1) >= 0.8) & ((luma > WHITE).mean(axis=1) >= 0.5)
+    return is_black | is_white
+
+
+def _slope(track: _Track, depth: int, limit: int, settings: SplitSettings) -> int | None:
+    """Return the frame at which the steady way between a blank frame and a picture, up to `limit`, meets the picture.
+
+    Args:
+        track: the video.
+        depth: the blank frame.
+        limit: the first frame that may be looked at, if before `depth`, else one past the last.
+        settings: thresholds.
+    """
+    reach = track.frames(SLOPE_S)
+    if limit <= depth:  # the same in a mirror
+        places = track.places[max(limit, depth - reach) : depth + 1][::-1]
+    else:
+        places = track.places[depth : min(limit, depth + reach)]
+    if len(places) < 4:
+        return None
+    away = np.abs(places[:, :LUMA_CELLS] - places[0, :LUMA_CELLS]).mean(axis=1)
+    seen = np.flatnonzero(away > settings.gradual_change)
+    if not len(seen):
+        return None
+    a, b = _fitted(places, max(0, int(seen[0]) - 1), min(len(places) - 1, int(seen[0]) + 4))
+    whole = places[b] - places[a]
+    ideal = np.arange(b - a + 1)[:, None] / (b - a)
+    bend = float(np.abs(places[a : b + 1] - places[a] - ideal * whole).mean()) / max(float(np.abs(whole).mean()), 1e-6)
+    is_steady = b - a >= 3 and bend < 0.15 and float(np.abs(whole).mean()) >= settings.gradual_change
+    if not is_steady:
+        return None
+    return depth - b if limit <= depth else depth + b
