@@ -33,7 +33,7 @@ def test_short_training_on_real_clips_lowers_the_loss_and_generates_a_file(tmp_p
         autoencoder=AUTOENCODER,
         encoder=ENCODER,
         model="stiv/tiny",
-        overrides=("latent_channels=16", "text_dim=192"),
+        overrides=("latent_channels=8", "text_dim=192"),
         given=GivenMix(none=0.5, first=0.5),
         mask_ratio=0.5,
     )

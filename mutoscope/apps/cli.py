@@ -11,13 +11,15 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from mutoscope.core.errors import MutoscopeError
+from mutoscope.core.errors import MutoscopeError, RequestError
 
 Fit = Literal["exact", "crop", "pad"]
+Renormalise = Literal["sample", "frame", "token", "none"]
 # Options that have no fixed default: the help shows their type and leaves "None" out.
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+OptionalRenormalise = Annotated[Renormalise | None, arg(help_behavior_hint="")]
 OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 
 
@@ -36,7 +38,9 @@ def generate(
     steps: OptionalInt = None,
     guidance: OptionalFloat = None,
     image_guidance: OptionalFloat = None,
+    renormalise: OptionalRenormalise = None,
     sampler: OptionalText = None,
+    shift: OptionalFloat = None,
     seed: int = 0,
     count: int = 1,
     out: Path = Path("outputs"),
@@ -67,7 +71,9 @@ def generate(
         steps: Sampling steps.
         guidance: How strongly to follow the prompt and the pictures; 1 is as trained.
         image_guidance: How strongly to follow the pictures, if not as the prompt.
+        renormalise: Keep the length of the guided velocity over each sample, frame or token; none lets it grow.
         sampler: euler, heun or adams_bashforth.
+        shift: How far the times of sampling lean towards noise; 1 spaces them evenly.
         seed: Of the noise; the same seed gives the same file on the same machine.
         count: How many videos, with seeds seed, seed + 1, ...
         out: Folder, or a file ending in .mp4, .webm, .gif or .png.
@@ -98,7 +104,9 @@ def generate(
         steps=steps,
         guidance=guidance,
         image_guidance=image_guidance,
+        renormalise=renormalise,
         sampler=sampler,
+        shift=shift,
         seed=seed,
         negative=negative,
     )
@@ -225,6 +233,7 @@ def train(
     out: Path,
     override: Annotated[tuple[str, ...], arg(name="set")] = (),
     device: OptionalText = None,
+    workers: int = 0,
 ) -> None:
     """Train by a recipe; the same command goes on where a run was stopped.
 
@@ -233,13 +242,15 @@ def train(
         out: Folder of the run.
         override: Changes to the recipe, such as phases.0.steps=100.
         device: cpu, cuda, mps; the best there is, if not given.
+        workers: Processes that make batches, for small models on a fast GPU; 0 takes a thread.
     """
     from mutoscope.core import config
     from mutoscope.pipeline import best_device
     from mutoscope.train.loop import run
     from mutoscope.train.recipe import Recipe
 
-    weights = run(config.override(config.load_recipe(recipe, Recipe), override), out, device=device or best_device())
+    found = config.override(config.load_recipe(recipe, Recipe), override)
+    weights = run(found, out, device=device or best_device(), workers=workers)
     print(f"trained: {weights}")
 
 
@@ -254,7 +265,9 @@ def evaluate(
     steps: OptionalInt = None,
     guidance: OptionalFloat = None,
     image_guidance: OptionalFloat = None,
+    renormalise: OptionalRenormalise = None,
     sampler: OptionalText = None,
+    shift: OptionalFloat = None,
     seed: int = 0,
     device: OptionalText = None,
 ) -> None:
@@ -267,10 +280,12 @@ def evaluate(
         sets: Parts of the suite; all that make up its main figures if not given.
         limit: Samples of each part, to try the command out.
         batch_size: Clips sampled at once.
-        steps: Sampling steps; the model's own number if not given, as for the three options below.
+        steps: Sampling steps; the model's own number if not given, as for the options down to seed.
         guidance: How strongly to follow the prompt and the pictures.
         image_guidance: How strongly to follow the pictures, if not as the prompt.
+        renormalise: Keep the length of the guided velocity over each sample, frame or token; none lets it grow.
         sampler: euler, heun or adams_bashforth.
+        shift: How far the times of sampling lean towards noise; 1 spaces them evenly.
         seed: Of the noise.
         device: cpu, cuda, mps; the best there is, if not given.
     """
@@ -283,7 +298,16 @@ def evaluate(
 
     system = load(model, device)
     out = out or Path("outputs/evaluate") / Path(model).with_suffix("").as_posix().replace("/", "-")
-    sampling = Request("", steps=steps, guidance=guidance, image_guidance=image_guidance, sampler=sampler, seed=seed)
+    sampling = Request(
+        "",
+        steps=steps,
+        guidance=guidance,
+        image_guidance=image_guidance,
+        renormalise=renormalise,
+        sampler=sampler,
+        shift=shift,
+        seed=seed,
+    )
     with ExitStack() as shown:
         bars: list[Progress] = []  # made when the suite first says how much there is to do
 
@@ -305,6 +329,34 @@ def evaluate(
     print(out / "result.json")
 
 
+def curate(
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")],
+    /,
+    out: Path,
+    recipe: OptionalPath = None,
+    override: Annotated[tuple[str, ...], arg(name="set")] = (),
+    workers: OptionalInt = None,
+    engine: Literal["local", "ray"] = "local",
+) -> None:
+    """Make a data set of videos and pictures: clips in tar shards, and a page that tells what was dropped and why.
+
+    The same command goes on where a run was stopped; a changed recipe does again only what the change touches.
+
+    Args:
+        sources: Files, folders, globs, URLs (http, s3, gs), lists (.txt) or tables (.csv, .jsonl, .parquet).
+        out: Folder of the data set.
+        recipe: A recipe file (.py), or the resolved recipe (.json) beside an earlier data set; a careful one for
+            videos of one's own if not given.
+        override: Changes to the recipe, such as write.shard_clips=64.
+        workers: Processes; one per core if not given.
+        engine: local, or ray for a cluster.
+    """
+    from mutoscope.apps import curation
+
+    for line in curation.curate(curation.CurateJob(sources, out, recipe, override, workers, engine)):
+        print(line)
+
+
 def world(
     what: Positional[Literal["clips", "footage"]],
     /,
@@ -314,26 +366,41 @@ def world(
     height: OptionalInt = None,
     width: OptionalInt = None,
     split: Literal["train", "held_out", "any"] = "train",
+    defects: str = "all",
+    share: float = 0.5,
+    clips: OptionalPath = None,
+    duplicates: int = 0,
 ) -> None:
     """Write examples of the procedural world, with captions and exact truth.
 
     Args:
         what: clips: one scene each, 16 frames of 64x64. footage: long raw videos of many shots, 320x240, with cuts,
-            dissolves and fades.
+            dissolves, wipes, fades and defects, each with its truth in a JSON file.
         out: Folder to write to.
         count: How many.
         seed: Of the first; the others count up from it.
         height: Pixels.
         width: Pixels.
         split: Which attribute combinations to draw from.
+        defects: Footage: all, none, or a list of caption, logo, border, blur, freeze, flash, rate, each with a strength
+            from 0 to 1 where it is not 1, as in caption,blur=0.3.
+        share: Footage: in how many of the videos each defect occurs, from 0 to 1.
+        clips: Footage: a folder of real clips without cuts, or with a MANIFEST.csv that names them; most shots are then
+            taken from it.
+        duplicates: Footage: how many copies of the videos to add, at other sizes and qualities.
     """
     from mutoscope.worlds import footage
+    from mutoscope.worlds.spoil import Strengths
 
+    if what == "clips" and (defects, share, clips, duplicates) != ("all", 0.5, None, 0):
+        raise RequestError("--defects, --share, --clips and --duplicates are for footage. Leave them out for clips.")
     if what == "clips":
         footage.write_clips(out, count, seed, (height or 64, width or 64), 16, split)
     else:
-        footage.write_footage(out, count, seed, (height or 240, width or 320), split)
-    print(f"{out}: {count} videos, with what they show")
+        strengths = Strengths.parse(defects, share)
+        size = height or 240, width or 320
+        footage.write_footage(out, count, seed, size, split, strengths=strengths, clips=clips, duplicates=duplicates)
+    print(f"{out}: {count + duplicates} videos, with what they show")
 
 
 COMMANDS = {
@@ -345,6 +412,7 @@ COMMANDS = {
     "convert": convert,
     "train": train,
     "evaluate": evaluate,
+    "curate": curate,
     "world": world,
 }
 

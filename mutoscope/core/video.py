@@ -312,7 +312,9 @@ class Video:
         if (height, width) == (self.height, self.width):
             return self
         scale = max(height / self.height, width / self.width)
-        lost_y, lost_x = self.height - height / scale, self.width - width / scale  # in pixels of the old size
+        lost_y, lost_x = (  # in pixels of the old size; rounding may take one below nothing
+            max(0.0, old - new / scale) for old, new in ((self.height, height), (self.width, width))
+        )
         has_shape = max(lost_y, lost_x) * scale < 1
         notice = f"resized from {self.width}x{self.height} to {width}x{height}"
         if has_shape:

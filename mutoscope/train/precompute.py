@@ -1,6 +1,7 @@
 """Turn clips into latents once, before training: render a world or read a folder of videos, encode, write shards.
 
-    WorldClips or FolderClips --workers--> frames "T H W 3" --autoencoder--> latents "C T h w" --> data/shards.py
+    WorldClips, FolderClips or DatasetClips --workers--> frames "T H W 3" --autoencoder--> latents "C T h w"
+                                                                                           └──> data/shards.py
 
 Shards that are whole are never made again, so the same call goes on after a stop. A world's captions are not stored:
 they are drawn from the scene while training, so each epoch reads new ones.
@@ -11,10 +12,12 @@ import hashlib
 import json
 import multiprocessing
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -31,6 +34,7 @@ from mutoscope.core.log import progress
 from mutoscope.core.video import Video
 from mutoscope.data import shards
 from mutoscope.data.schema import Caption, Clip
+from mutoscope.data.tars import Tars
 from mutoscope.models.family import find
 from mutoscope.worlds.render import render
 from mutoscope.worlds.scene import Split, sample
@@ -120,6 +124,59 @@ class FolderClips:
 
 
 @dataclass(frozen=True)
+class DatasetClips:
+    """Clips of a data set that `mutoscope curate` wrote.
+
+    Args:
+        folder: of the data set.
+        num_frames: frames of a clip; 1 takes its pictures, and more take its videos.
+        height: pixels down, after resizing.
+        width: pixels across, after resizing.
+        fps: frames a second to which videos are brought; the nearest frames are taken, none is blended.
+        crop: cut off the edges of clips of another shape, which are refused otherwise.
+        windows: greatest number of clips, one after another, taken from one of the data set.
+    """
+
+    folder: str
+    num_frames: int = 16
+    height: int = 64
+    width: int = 64
+    fps: int = 8
+    crop: bool = False
+    windows: int = 1
+
+    def listing(self) -> list["_DatasetClip"]:
+        """Return every clip, still to be decoded; say how many are too short.
+
+        Raises:
+            MediaError: the data set is not whole, or has no clip that is long enough.
+        """
+        kind = "picture" if self.num_frames == 1 else "video"
+        stored = [row for row in Tars(self.folder).rows if (row.num_frames == 1) == (kind == "picture")]
+        listing: list[_DatasetClip] = []
+        for row in stored:
+            available = 1 if row.num_frames == 1 else round(row.duration_s * self.fps - 1e-3)
+            fits = min(self.windows, available // self.num_frames)
+            listing += [_DatasetClip(self, row.id, window) for window in range(fits)]
+        short = len(stored) - len({clip.id for clip in listing})
+        if short:
+            print0(f"{short} of {len(stored)} clips are left out: not {self.num_frames} frames at {self.fps} a second")
+        if not listing:
+            raise MediaError(
+                f"No {kind} of {self.folder} has {self.num_frames} frames at {self.fps} a second. "
+                "Lower num_frames or raise fps."
+            )
+        return listing
+
+
+@lru_cache(maxsize=2)
+def _opened_dataset(folder: str) -> tuple[Tars, dict[str, int]]:
+    """Open a data set once in each process, and number its clips."""
+    opened = Tars(folder)
+    return opened, {row.id: index for index, row in enumerate(opened.rows)}
+
+
+@dataclass(frozen=True)
 class Precompute:
     """A phase that writes latents.
 
@@ -135,7 +192,7 @@ class Precompute:
     """
 
     name: str
-    source: WorldClips | FolderClips
+    source: WorldClips | FolderClips | DatasetClips
     autoencoder: str
     folder: str
     shard_size: int = 256
@@ -167,6 +224,8 @@ def encode(task: Precompute, *, device: str | torch.device = "cpu", stop: thread
     autoencoder.latent_shape(source.num_frames, source.height, source.width)
     clips = source.listing()
     described = {name: value for name, value in config.to_json(source).items() if name != "count"}
+    if isinstance(source, DatasetClips):  # it may be curated anew under its name
+        described["plan"] = Tars(source.folder).metadata.get("plan", "")
     encoder = autoencoder.latents_id()
     shards.describe(
         folder, {"source": described, "autoencoder": encoder, "shard_size": task.shard_size, "dtype": task.dtype}
@@ -239,21 +298,53 @@ class _FileClip:
 
     def load(self) -> tuple[Frames, Clip]:
         s, original = self.source, Video.open(Path(self.source.folder) / self.file)
-        scale = max(s.height / original.height, s.width / original.width)
-        return s.opened(self.file).take(self.window * s.num_frames, s.num_frames).array(), Clip(
-            id=f"{self.file}-{self.window}",
-            source=self.file,
-            num_frames=s.num_frames,
-            height=s.height,
-            width=s.width,
-            fps=str(s.fps),
-            captions=self.captions,
-            source_height=original.height,
-            source_width=original.width,
-            crop_top=round((original.height * scale - s.height) / 2),
-            crop_left=round((original.width * scale - s.width) / 2),
-            stride=max(1, round(original.fps / s.fps)),
+        frames = s.opened(self.file).take(self.window * s.num_frames, s.num_frames).array()
+        return frames, _record(s, original, f"{self.file}-{self.window}", self.file, self.captions)
+
+
+@dataclass(frozen=True)
+class _DatasetClip:
+    source: DatasetClips
+    id: str
+    window: int
+
+    def load(self) -> tuple[Frames, Clip]:
+        s = self.source
+        opened, places = _opened_dataset(s.folder)
+        sample = opened.sample(places[self.id])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"clip{sample.suffix}"
+            path.write_bytes(sample.payload)
+            original = Video.open(path)
+            at_rate = original if original.num_frames == 1 else original.at_fps(s.fps)
+            video = at_rate.resized(s.height, s.width, crop=s.crop)
+            frames = video.take(self.window * s.num_frames, s.num_frames).array()
+        clip = sample.clip
+        record = _record(s, original, f"{self.id}-{self.window}", clip.source, clip.captions)
+        return frames, replace(
+            record, split=clip.split, source_height=clip.source_height, source_width=clip.source_width
         )
+
+
+def _record(
+    s: FolderClips | DatasetClips, original: Video, name: str, source: str, captions: tuple[Caption, ...]
+) -> Clip:
+    """Describe some frames of a video as they are trained on."""
+    scale = max(s.height / original.height, s.width / original.width)
+    return Clip(
+        id=name,
+        source=source,
+        num_frames=s.num_frames,
+        height=s.height,
+        width=s.width,
+        fps=str(s.fps),
+        captions=captions,
+        source_height=original.height,
+        source_width=original.width,
+        crop_top=round((original.height * scale - s.height) / 2),
+        crop_left=round((original.width * scale - s.width) / 2),
+        stride=max(1, round(original.fps / s.fps)),
+    )
 
 
 def _captions(table: Path) -> dict[str, tuple[Caption, ...]]:
@@ -273,7 +364,7 @@ def _captions(table: Path) -> dict[str, tuple[Caption, ...]]:
 
 
 def _load_all(
-    groups: Sequence[Sequence[_WorldClip | _FileClip]], workers: int
+    groups: Sequence[Sequence[_WorldClip | _FileClip | _DatasetClip]], workers: int
 ) -> Iterator[Iterator[tuple[Frames, Clip]]]:
     """Yield each group's clips as they are rendered or decoded, in order; the group after is under way by then."""
     if workers == 0:

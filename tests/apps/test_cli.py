@@ -64,6 +64,8 @@ def test_interrupt_is_one_line_and_exit_code_2(
         (("info", "nothing"), "Did you mean"),
         (("plan", "stiv/XL"), "Say --num-frames and --height and --width"),
         (("plan", "stiv/toy", "--gpus", "0"), "gpus=0"),
+        (("world", "clips", "--out", "x", "--duplicates", "1"), "are for footage"),
+        (("world", "footage", "--out", "x", "--defects", "rain"), "rain"),
         (("convert", "stiv/toy", "nowhere", "out", "--layout", "mutoscope"), "there are no weights at nowhere"),
     ],
 )
@@ -98,3 +100,11 @@ def test_world_clips_come_with_their_captions(monkeypatch: pytest.MonkeyPatch, t
     assert len(lines) == 2
     assert all(json.loads(line) for line in lines)
     assert len(list((tmp_path / "clips").glob("*.mp4"))) == 2
+
+
+def test_footage_comes_with_its_truth_and_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ("--height", "48", "--width", "64", "--count", "1", "--defects", "freeze", "--share", "1")
+    assert run(monkeypatch, "world", "footage", "--out", str(tmp_path / "raw"), *words) == 0
+    (truth,) = (json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "raw").glob("*.json"))
+    assert {defect["kind"] for defect in truth["defects"]} == {"freeze"}
+    assert len(list((tmp_path / "raw").glob("*.mp4"))) == 1

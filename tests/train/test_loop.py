@@ -57,9 +57,9 @@ def test_run_killed_in_the_middle_has_the_same_losses_to_the_last_bit(tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
-@pytest.mark.parametrize("made_by", [{"prefetch": 0}, {"workers": 2}])
-def test_prefetching_leaves_every_loss_as_it_is(tmp_path: Path, unbroken: Path, made_by: dict[str, int]) -> None:
-    loop.run(toy_run.recipe(), tmp_path, **made_by)
+@pytest.mark.parametrize(("ahead", "workers"), [(0, 0), (2, 2)])
+def test_prefetching_leaves_every_loss_as_it_is(tmp_path: Path, unbroken: Path, ahead: int, workers: int) -> None:
+    loop.run(toy_run.recipe(), tmp_path, prefetch=ahead, workers=workers)
     assert lines(tmp_path / "second") == lines(unbroken / "second")
 
 

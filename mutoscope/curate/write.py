@@ -1,0 +1,362 @@
+"""Write the clips that were kept into tar shards, each encoded once.
+
+    kept rows, sorted by id ── plan ──> shards of so many clips ── one process each ──> building/00000.tar ...
+                                                                                   └─ all whole ──> shards/
+
+The new shards grow in a folder of their own, named by what will be in it, and take the place of the old ones when all
+are whole. A clip that the old ones hold, cut in the same way, is copied, so that dropping some clips decodes nothing.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+from mutoscope.core import config, media
+from mutoscope.core.errors import MediaError, MutoscopeError, RequestError
+from mutoscope.core.files import replacing
+from mutoscope.curate.ingest import Shelf, Source, tells_of_machine
+from mutoscope.data import tars
+from mutoscope.data.schema import Caption, Clip
+
+if TYPE_CHECKING:  # torch comes with it, whose import would cost the processes that only measure more than all else
+    from mutoscope.core.video import Video
+
+VERSION = 1
+SUFFIXES = {"jpeg": ".jpg", "mpo": ".jpg", "png": ".png", "webp": ".webp"}  # copied as they are
+FRAME_S = 0.2  # seconds that encoding a frame may take at most
+
+
+@dataclass(frozen=True)
+class Write:
+    """How kept clips are written.
+
+    Args:
+        shard_clips: clips of a shard.
+        short_side_px: clips whose short side is longer are shrunk to it; 0 leaves all as they are.
+        quality: of the encoded video.
+        keeps_audio: write the sound too.
+    """
+
+    shard_clips: int = 256
+    short_side_px: int = 0
+    quality: Literal["small", "good", "best"] = "good"
+    keeps_audio: bool = True
+
+    def digest(self) -> str:
+        """Return what tells apart ways of encoding a clip."""
+        fields = {name: value for name, value in config.to_json(self).items() if name != "shard_clips"}
+        return hashlib.sha256(json.dumps([VERSION, fields], sort_keys=True).encode()).hexdigest()
+
+    def size(self, source: Source) -> tuple[int, int]:
+        """Return height and width of a source's clips; of videos even, as H.264 stores colour for pairs of pixels."""
+        height, width = source.height, source.width
+        short = min(height, width)
+        if 0 < self.short_side_px < short:
+            height, width = (round(side * self.short_side_px / short) for side in (height, width))
+        if source.kind == "video":
+            height, width = max(2, height - height % 2), max(2, width - width % 2)
+        return height, width
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A clip that is to be written: where it is cut from, and its record."""
+
+    source: Source
+    start: int
+    clip: Clip
+    about: str  # JSON
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A clip that could not be written, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the clips of one shard."""
+
+    rows: tuple[tars.Row, ...]
+    failed: tuple[Failed, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> "Outcome":
+        """Read it back."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(tuple(tars.Row(**row) for row in told["rows"]), tuple(Failed(**one) for one in told["failed"]))
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to be written."""
+
+    number: int
+    clips: tuple[Kept, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in all of its clips."""
+        return sum(kept.clip.num_frames for kept in self.clips)
+
+
+def plan(kept: Sequence[Kept], settings: Write) -> list[ShardTask]:
+    """Deal the clips out to shards, in the order of their names, which mixes the sources."""
+    ordered = sorted(kept, key=lambda one: one.clip.id)
+    starts = range(0, len(ordered), settings.shard_clips)
+    return [ShardTask(i, tuple(ordered[at : at + settings.shard_clips])) for i, at in enumerate(starts)]
+
+
+def plan_digest(tasks: Sequence[ShardTask], settings: Write) -> str:
+    """Return what tells apart sets of shards."""
+    found = hashlib.sha256(settings.digest().encode())
+    for task in tasks:
+        for kept in task.clips:
+            found.update(f"{task.number} {kept.clip.to_line()} {kept.about}\n".encode())
+    return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of a data set, old and new.
+
+    Args:
+        out: folder of the data set.
+        plan: digest of what is to be in the new ones.
+        settings: how clips are encoded.
+        fetched: where copies of remote sources are.
+        keep_fetched: leave them there.
+    """
+
+    out: Path
+    plan: str
+    settings: Write
+    fetched: Path
+    keep_fetched: bool = True
+
+    @property
+    def final(self) -> Path:
+        """Return where the shards are when all are whole."""
+        return self.out / "shards"
+
+    @property
+    def building(self) -> Path:
+        """Return where they grow."""
+        return self.out / f".building-{self.plan[:16]}"
+
+    def are_there(self) -> bool:
+        """Say whether exactly these shards are in place."""
+        _recover(self.out)
+        with suppress(MutoscopeError):
+            return tars.Tars(self.final).metadata.get("plan") == self.plan
+        return False
+
+    def __call__(self, task: ShardTask) -> tuple[Failed, ...]:
+        """Write one shard, or go on with it; say which clips could not be written."""
+        path = self.building / tars.shard_name(task.number)
+        told = path.with_suffix(".json")
+        if path.exists() and told.exists():
+            return Outcome.load(told).failed
+        writer = tars.Writer(path, task.number)
+        try:
+            failed = self._fill(writer, task)
+        except BaseException:
+            writer.abandon()
+            raise
+        with replacing(told) as temporary:
+            temporary.write_text(json.dumps(asdict(Outcome(tuple(writer.rows), failed))), encoding="utf-8")
+        writer.close()  # last, so that where the shard is, what is told of it is too
+        return failed
+
+    def _fill(self, writer: tars.Writer, task: ShardTask) -> tuple[Failed, ...]:
+        old = _OldSamples(self.final, self.settings)
+        there, failed = {row.id for row in writer.rows}, []
+        last = max((number for number, kept in enumerate(task.clips) if kept.clip.id in there), default=-1)
+        cutter = _Cutter(self.settings, Shelf(self.fetched), self.keep_fetched)
+        for number, kept in enumerate(task.clips):
+            if kept.clip.id in there:
+                continue
+            try:
+                sample = old.get(kept) or cutter.cut(kept)
+            except (MediaError, RequestError) as error:
+                if tells_of_machine(error):
+                    raise
+                failed.append(Failed(kept.clip.id, " ".join(str(error).split())))
+                continue
+            if number < last:  # it could not be written before, and would now come out of its order
+                raise MutoscopeError(f"{writer.partial} has clips out of order. Remove it, and run the same again.")
+            writer.add(sample)
+        cutter.close()
+        return tuple(failed)
+
+    def finish(self, tasks: Sequence[ShardTask]) -> None:
+        """Write the index, and put the new shards in the place of the old ones."""
+        tells = [(self.building / tars.shard_name(task.number)).with_suffix(".json") for task in tasks]
+        outcomes = [Outcome.load(told) for told in tells]
+        rows = [row for outcome in outcomes for row in outcome.rows]
+        failed = json.dumps([asdict(one) for outcome in outcomes for one in outcome.failed])
+        metadata = {"plan": self.plan, "encoding": self.settings.digest(), "failed": failed}
+        for half in self.building.glob(".*"):  # what killed processes left there
+            half.unlink()
+        tars.write_index(self.building, rows, metadata)
+        if self.final.exists():
+            os.replace(self.final, self.out / ".old-shards")
+        os.replace(self.building, self.final)
+        _recover(self.out)
+
+    def failed(self) -> list[Failed]:
+        """Return the clips that could not be written into the shards that are in place."""
+        return [Failed(**one) for one in json.loads(tars.Tars(self.final).metadata["failed"])]
+
+    def clear(self) -> None:
+        """Remove what was begun for another plan."""
+        for folder in self.out.glob(".building-*"):
+            if folder != self.building:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Bring the old shards back where a kill came between the two renames of `finish`, and remove what is of no use."""
+    old, final = out / ".old-shards", out / "shards"
+    if old.exists() and not final.exists():
+        os.replace(old, final)
+    shutil.rmtree(old, ignore_errors=True)
+    for told in final.glob("*.json"):
+        told.unlink()
+
+
+class _OldSamples:
+    """The clips of the shards that are in place, where they were encoded in the same way."""
+
+    def __init__(self, folder: Path, settings: Write) -> None:
+        self._tars, self._places = None, {}
+        with suppress(MutoscopeError):
+            found = tars.Tars(folder)
+            if found.metadata.get("encoding") == settings.digest():
+                self._tars, self._places = found, {row.id: index for index, row in enumerate(found.rows)}
+
+    def get(self, kept: Kept) -> tars.Sample | None:
+        if self._tars is None or kept.clip.id not in self._places:
+            return None
+        try:
+            old = self._tars.sample(self._places[kept.clip.id])
+        except MediaError:  # it is damaged, and will be made again
+            return None
+        return replace(old, clip=kept.clip, about=json.loads(kept.about))
+
+
+class _Cutter:
+    """Cuts clips out of sources; the last source stays open, as its clips follow each other."""
+
+    def __init__(self, settings: Write, shelf: Shelf, keep_fetched: bool) -> None:
+        self._settings, self._shelf, self._keep = settings, shelf, keep_fetched
+        self._source: Source | None = None
+        self._video: "Video | None" = None
+
+    def cut(self, kept: Kept) -> tars.Sample:
+        file = self._shelf.local(kept.source.path)
+        about = json.loads(kept.about)
+        if kept.source.kind == "image":
+            suffix, payload = self._picture(file, kept)
+            return tars.Sample(kept.clip, suffix, payload, about)
+        from mutoscope.core.video import Video
+
+        if self._video is None or self._source != kept.source:
+            self.close()
+            self._source, self._video = kept.source, Video.open(file)
+        video = _sized(self._video.take(kept.start, kept.clip.num_frames), kept.clip.height, kept.clip.width)
+        if not self._settings.keeps_audio:
+            video = video.with_audio(None)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            video.save(path, quality=self._settings.quality)
+            return tars.Sample(kept.clip, ".mp4", path.read_bytes(), about)
+
+    def close(self) -> None:
+        if self._source is not None and not self._keep:
+            self._shelf.forget(self._source.path)
+        self._source = self._video = None
+
+    def _picture(self, file: Path, kept: Kept) -> tuple[str, bytes]:
+        """Copy a picture that is upright and small enough as it is; write any other as PNG."""
+        suffix = SUFFIXES.get(kept.source.codec)
+        height, width = kept.clip.height, kept.clip.width
+        with Image.open(file, formats=media.PHOTOS) as image:
+            is_upright = image.getexif().get(0x0112, 1) == 1  # EXIF orientation, which few readers of shards obey
+        if suffix and is_upright and (height, width) == (kept.source.height, kept.source.width):
+            return suffix, file.read_bytes()
+        picture = Image.fromarray(media.read_image(file))
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        with io.BytesIO() as buffer:
+            picture.save(buffer, "PNG")
+            return ".png", buffer.getvalue()
+
+
+def _sized(video: "Video", height: int, width: int) -> "Video":
+    """Shrink a video, and cut off the last row or column where a side is odd."""
+    if max(video.height - height, video.width - width) > 1:
+        video = video.resized(height, width, crop=True)
+    if (video.height, video.width) == (height, width):
+        return video
+
+    def read(start: int) -> Iterator[media.Frame]:
+        return (frame[:height, :width] for frame in video.read(start))
+
+    return replace(video, height=height, width=width, read=read)
+
+
+def keep(source: Source, row: dict[str, object], settings: Write, scores: dict[str, float | str], split: str) -> Kept:
+    """Make the record of a kept clip.
+
+    Args:
+        source: that it is cut from.
+        row: its row in the table of clips.
+        settings: how it will be encoded.
+        scores: what was measured of it, by name.
+        split: as in `Clip`.
+    """
+    start, end = int(str(row["start"])), int(str(row["end"]))
+    height, width = settings.size(source)
+    clip = Clip(
+        id=str(row["id"]),
+        source=source.path,
+        num_frames=end - start,
+        height=height,
+        width=width,
+        fps=source.fps or "1",
+        split=split,  # pyright: ignore[reportArgumentType]
+        captions=(Caption(source.caption),),
+        source_height=source.height,
+        source_width=source.width,
+    )
+    about = {
+        "kind": source.kind,
+        "licence": source.licence,
+        "provenance": source.provenance,
+        "source_sha256": source.sha256,
+        "start": start,
+        "end": end,
+        "start_s": row["start_s"],
+        "end_s": row["end_s"],
+        "scores": scores,
+    }
+    return Kept(source, start, clip, json.dumps(about, ensure_ascii=False, sort_keys=True))
+
+
+def limit_s(task: ShardTask, settings_limit_s: float) -> float:
+    """Return the seconds that a shard may take."""
+    return settings_limit_s + FRAME_S * task.num_frames + 60 * len(task.clips)
