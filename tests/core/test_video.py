@@ -387,6 +387,12 @@ def test_rates_are_exact() -> None:
 # ---- resizing
 
 
+def test_what_a_crop_cuts_off_is_never_less_than_nothing() -> None:
+    """211 columns scaled to 320 and back are 211.00000000000003, and Pillow refuses a crop by less than nothing."""
+    video = Video.from_array(np.zeros((1, 162, 211, 3), np.uint8), 1)
+    assert video.resized(240, 320, crop=True).array().shape == (1, 240, 320, 3)
+
+
 def test_resizing_to_another_shape_is_refused_unless_a_crop_is_asked_for() -> None:
     video = Video.from_array(clip(1, 40, 80), 8)
     with pytest.raises(RequestError, match=r"80x40 does not have the shape of 20x20\. Use 20x10, or ask for a crop"):
