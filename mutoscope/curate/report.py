@@ -185,10 +185,10 @@ def _flow(card: Card) -> str:
     parts += [(f"dropped by {stage}", len(clips), _seconds(clips)) for stage, clips in by_stage.items()]
     parts.append(("between clips: transitions, trimmed ends", 0, between_s))
     parts = [part for part in parts if part[1] or part[2] > 0.005]
-    shades = ["var(--kept)", *(f"hsl(215 8% {max(35, 78 - 9 * i)}%)" for i in range(len(parts)))]
+    shades = ["var(--kept)", *(f"hsl(215 8% {max(35, 78 - 9 * i)}%)" for i in range(len(parts) - 1))]
     bar = "".join(
         f'<i style="width:{100 * seconds / total_s:.2f}%;background:{shade}" title="{html.escape(label)}"></i>'
-        for (label, _, seconds), shade in zip(parts, shades, strict=False)
+        for (label, _, seconds), shade in zip(parts, shades, strict=True)
         if total_s
     )
     rows = [
@@ -198,7 +198,7 @@ def _flow(card: Card) -> str:
             _time(seconds),
             _share(seconds, total_s),
         ]
-        for (label, count, seconds), shade in zip(parts, shades, strict=False)
+        for (label, count, seconds), shade in zip(parts, shades, strict=True)
     ]
     reasons: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for clip in card.dropped:
