@@ -185,7 +185,10 @@ def _flow(card: Card) -> str:
     parts += [(f"dropped by {stage}", len(clips), _seconds(clips)) for stage, clips in by_stage.items()]
     parts.append(("between clips: transitions, trimmed ends", 0, between_s))
     parts = [part for part in parts if part[1] or part[2] > 0.005]
-    shades = ["var(--kept)", *(f"hsl(215 8% {max(35, 78 - 9 * i)}%)" for i in range(len(parts) - 1))]
+    shades = [
+        "var(--kept)" if label == "kept" else f"hsl(215 8% {max(35, 87 - 9 * place)}%)"
+        for place, (label, _, _) in enumerate(parts)
+    ]
     bar = "".join(
         f'<i style="width:{100 * seconds / total_s:.2f}%;background:{shade}" title="{html.escape(label)}"></i>'
         for (label, _, seconds), shade in zip(parts, shades, strict=True)
