@@ -8,7 +8,8 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from mutoscope.apps.jobs import ConvertJob, GenerateJob, convert, generate
+from mutoscope.apps.conversion import ConvertJob, convert
+from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.autoencoders import wan
 from mutoscope.core import config as configs
 from mutoscope.core import weights

@@ -1,12 +1,10 @@
 """A job: what a person asks for in paths and names, run to files on disk with their sidecars.
 
 The command line and, later, servers describe work as a `GenerateJob`; `generate` makes it. Everything that can be
-wrong with it is found before sampling begins, and a file appears under its name only when it is whole. The same holds
-of a `ConvertJob`, which `convert` runs.
+wrong with it is found before sampling begins, and a file appears under its name only when it is whole.
 """
 
 import hashlib
-import inspect
 import json
 import re
 import sys
@@ -14,28 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 
 import mutoscope
 from mutoscope import plan
-from mutoscope.core import config, layouts
-from mutoscope.core.checkpoint import open_checkpoint
+from mutoscope.apps import pictures
+from mutoscope.apps.pictures import Fit
 from mutoscope.core.device import available_bytes
-from mutoscope.core.errors import MediaError, RequestError, WeightsError
+from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.files import replacing
-from mutoscope.core.layouts import Layout
 from mutoscope.core.log import progress
 from mutoscope.core.video import Audio, Video
-from mutoscope.core.weights import Key, few
 from mutoscope.data import buckets
 from mutoscope.diffusion.samplers import Step
-from mutoscope.models.family import find
-from mutoscope.models.hunyuan_avatar import HunyuanAvatar
 from mutoscope.pipeline import (
     DEFAULT_MODEL,
     Outline,
@@ -53,13 +46,9 @@ from mutoscope.pipeline import (
 from mutoscope.placement.offload import Offload
 from mutoscope.tasks import avatar
 from mutoscope.tasks.avatar import Box
-from mutoscope.worlds.render import render
-from mutoscope.worlds.scene import Scene, Thing
 
-Fit = Literal["exact", "crop", "pad"]
 CONTINUED = 4  # frames of a clip that its continuation is given
 ENDINGS = (".mp4", ".webm", ".gif", ".png")
-PAD_GREY = 127
 
 
 @dataclass(frozen=True)
@@ -226,7 +215,7 @@ def _requests(job: GenerateJob, known: Outline | System) -> tuple[list[Request],
     given: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
     side = known.size.side if known.size else None
     if job.image is not None:
-        given[0] = _picture(job.image, settings, job.fit, notes, side)
+        given[0] = pictures.read(job.image, settings, job.fit, notes, side)
     if job.video is not None:
         clip = Video.open(job.video)
         notes += [f"{job.video}: {notice}" for notice in clip.notices]
@@ -237,68 +226,12 @@ def _requests(job: GenerateJob, known: Outline | System) -> tuple[list[Request],
                 "Give a longer clip, or its picture with --image."
             )
         for index, frame in enumerate(frames[-CONTINUED:]):
-            given[index] = _fit(frame, settings, job.fit, str(job.video), notes if index == 0 else [])
+            given[index] = pictures.fitted(frame, settings, job.fit, str(job.video), notes if index == 0 else [])
         notes.append(f"frames {len(frames) - CONTINUED} to {len(frames) - 1} of {job.video} begin the new clip")
     if job.last_image is not None:
-        given[settings.num_frames - 1] = _picture(job.last_image, settings, job.fit, notes)
+        given[settings.num_frames - 1] = pictures.read(job.last_image, settings, job.fit, notes)
     seeds = range(job.request.seed, job.request.seed + job.count)
     return [replace(job.request, given=given, seed=seed) for seed in seeds], notes
-
-
-def _picture(
-    path: Path, settings: Settings, fit: Fit, notes: list[str], side: int | None = None
-) -> UInt8[np.ndarray, "H W 3"]:
-    video = Video.open(path)
-    notes += [f"{path}: {notice}" for notice in video.notices]
-    return _fit(next(iter(video.frames())), settings, fit, str(path), notes, side)
-
-
-def _fit(
-    frame: UInt8[np.ndarray, "h w 3"],
-    settings: Settings,
-    fit: Fit,
-    source: str,
-    notes: list[str],
-    side: int | None = None,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Bring a picture to the clip's size in the way that was asked for.
-
-    A clip that has the shape of its picture, among sizes of the area of a square of `side` pixels, is cropped to as the
-    model's own code does it.
-    """
-    height, width = frame.shape[:2]
-    if (height, width) == (settings.height, settings.width):
-        return frame
-    bucket = None if side is None else buckets.choose(buckets.buckets(side), height, width)
-    is_of_its_shape = bucket == (settings.height, settings.width)
-    wanted = f"{settings.width}x{settings.height}"
-    if fit == "exact":
-        why = ", of this model's sizes the nearest in shape" if is_of_its_shape else ""
-        raise RequestError(
-            f"{source} is {width}x{height}, the clip is {wanted}{why}. Add --fit crop to scale it and cut the edges, "
-            "or --fit pad to scale it and add grey edges."
-        )
-    if fit == "crop" and bucket is not None and is_of_its_shape:
-        scaled_height, scaled_width, _, _ = buckets.plan(height, width, bucket)
-        notes.append(
-            f"{source}: {width}x{height} scaled to {scaled_width}x{scaled_height}, "
-            f"{scaled_width - bucket.width} columns and {scaled_height - bucket.height} rows cut"
-        )
-        return buckets.fit(frame, bucket)
-    choose = max if fit == "crop" else min
-    scale = choose(settings.height / height, settings.width / width)
-    scaled = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = np.asarray(Image.fromarray(frame).resize(scaled, Image.Resampling.LANCZOS))
-    result = np.full((settings.height, settings.width, 3), PAD_GREY, np.uint8)
-    # Where the two overlap: the middle of the picture for crop, the middle of the clip for pad.
-    rows, columns = min(scaled[1], settings.height), min(scaled[0], settings.width)
-    top, left = (scaled[1] - rows) // 2, (scaled[0] - columns) // 2
-    to_top, to_left = (settings.height - rows) // 2, (settings.width - columns) // 2
-    result[to_top : to_top + rows, to_left : to_left + columns] = picture[top : top + rows, left : left + columns]
-    cut = f"{scaled[0] - columns} columns and {scaled[1] - rows} rows cut"
-    added = f"{settings.width - columns} columns and {settings.height - rows} rows of grey added"
-    notes.append(f"{source}: {width}x{height} scaled to {scaled[0]}x{scaled[1]}, {cut if fit == 'crop' else added}")
-    return result
 
 
 def _warnings(job: GenerateJob, system: System, settings: Settings) -> list[str]:
@@ -427,7 +360,7 @@ def face_box(text: str | None) -> Box | None:
 def _speaks(job: GenerateJob, known: Outline | System) -> bool:
     """Say whether the model makes somebody speak, and refuse what does not go with it."""
     own, request = {"audio": job.audio, "face-box": job.face_box, "skip-steps": job.skip_steps or None}, job.request
-    if known.family.network is not HunyuanAvatar:
+    if not known.family.speaks:
         if given := [f"--{name}" for name, value in own.items() if value is not None]:
             raise RequestError(
                 f"{known.name} makes nobody speak, so {', '.join(given)} cannot be used. Add --model hunyuan-avatar."
@@ -538,153 +471,3 @@ def _write_speech(
         "command": ["mutoscope", "generate", speech.prompt, *spelled, *flags],
     }
     _write_record(path, record)
-
-
-Component = Literal["transformer", "autoencoder"]
-
-
-@dataclass(frozen=True)
-class ConvertJob:
-    """Which weights to write under other names.
-
-    Args:
-        model: family and preset that they were made for.
-        source: where they are, as `core.folders` reads it.
-        out: a new folder, or a file ending in .safetensors.
-        layout: whose names to write.
-        component: which of the model's networks.
-        shard_gb: what a file may weigh at most, in GB of 10^9 bytes; a file that was named takes all.
-        entry: for files of `torch.save` with several sets of weights, the one to take.
-    """
-
-    model: str
-    source: str
-    out: Path
-    layout: Layout
-    component: Component = "transformer"
-    shard_gb: float = 4.0
-    entry: str | None = None
-
-
-def convert(job: ConvertJob, *, quiet: bool = False) -> tuple[list[Path], str]:
-    """Write weights under the names of another layout.
-
-    Args:
-        job: which, and where to.
-        quiet: show no progress.
-
-    Returns:
-        The files, and the layout that the weights had.
-
-    Raises:
-        RequestError, WeightsError: for whatever is wrong with the job, before anything is written.
-    """
-    if job.shard_gb <= 0:
-        raise RequestError(f"shard_size_gb={job.shard_gb} holds nothing. Give a number above 0.")
-    network, published, settings = _component(job.model, job.component)
-    keys = {**published, "mutoscope": [Key(name, (name,)) for name in network]}
-    if job.layout not in keys:
-        raise RequestError(f"The {job.component} of {job.model} has no {job.layout} layout. It has: {', '.join(keys)}.")
-    checkpoint = open_checkpoint(job.source, within=layouts.FOLDERS[job.component], entry=job.entry)
-    match = layouts.recognise(checkpoint, network, published, what=f"the {job.component} of {job.model}")
-    own = {"model": job.model, "component": job.component, "config": settings}
-    if match.layout == "mutoscope":
-        _refuse_other_config(job, checkpoint.metadata, settings)
-        own |= checkpoint.metadata
-    target = keys[job.layout]
-    with progress(sum(len(key.theirs) for key in target), "written", quiet=quiet) as bar:
-        files = layouts.convert(
-            match,
-            target,
-            job.layout,
-            job.out,
-            metadata=own if job.layout == "mutoscope" else {},
-            shard_bytes=int(job.shard_gb * 1e9),
-            on_tensor=lambda: bar.advance(1),
-        )
-    return files, match.layout
-
-
-def _component(model: str, component: Component) -> tuple[dict[str, layouts.Header], Mapping[str, Sequence[Key]], str]:
-    """Return the tensors of a component, their published names, and its config as JSON; no memory is taken."""
-    family, preset = find(model)
-    with torch.device("meta"):
-        network: Any = family.network(preset) if component == "transformer" else family.autoencoder()
-    keys = family.keys if component == "transformer" else getattr(inspect.getmodule(family.autoencoder), "keys", None)
-    published = {} if keys is None else keys(network.config)
-    return layouts.headers_of(network), published, json.dumps(config.to_json(network.config))
-
-
-def _refuse_other_config(job: ConvertJob, metadata: Mapping[str, str], settings: str) -> None:
-    """Refuse weights of ours that say that they were made for another network, though all shapes agree."""
-    given, needed = json.loads(metadata.get("config", settings)), json.loads(settings)
-    if differing := sorted(name for name in {*given, *needed} if given.get(name) != needed.get(name)):
-        raise WeightsError(
-            f"{job.source} was made for another {job.component} than that of {job.model}: they differ in "
-            f"{few(differing)}. Name the model that it was made for."
-        )
-
-
-# What the demo generates: file name and prompt. The last begins from a picture that the world draws.
-DEMO = (
-    ("circle", "a small red circle drifts slowly to the left over a checkered grey floor, static camera"),
-    ("star", "a large yellow star spins slowly in front of a slate gradient, static camera"),
-    ("heart", "a medium pink heart bounces quickly in front of a plain black wall, static camera"),
-    ("pair", "a small blue square moves slowly right and a medium orange ring grows over a plain white background"),
-    ("chinese", "一个中等大小的绿色三角形快速地向上移动，背景是米色渐变背景，镜头静止"),
-    ("camera", "a small cyan cross stays still over a grey checkerboard, the camera zooms in"),
-    ("from-picture", "a medium purple heart drifts slowly to the right over a plain beige background, static camera"),
-)
-DEMO_SCENE = Scene(
-    (
-        Thing(
-            shape="heart",
-            colour="purple",
-            size="medium",
-            texture="solid",
-            motion="right",
-            speed="slow",
-            x=-0.1,
-            y=0.1,
-            radius=0.26,
-            angle=0.0,
-            extent=0.38,
-            phase=0.0,
-            turning=1,
-        ),
-    ),
-    background="plain",
-    tone="beige",
-    camera="static",
-    camera_extent=0.0,
-    phase=(0.0, 0.0),
-    heading=0.0,
-    seed=0,
-)
-
-
-def demo(out: Path, device: str | None = None) -> tuple[list[Path], Path]:
-    """Generate a few videos from text and one from a picture with the bundled model.
-
-    Args:
-        out: folder to write to.
-        device: where to run; the fastest there is, if not given.
-
-    Returns:
-        The videos, and a GIF that plays them side by side.
-    """
-    system = load(DEFAULT_MODEL, device)
-    videos = []
-    for name, prompt in DEMO:
-        picture = None
-        if name == "from-picture":
-            picture = out / "picture.png"
-            size = system.size
-            Video.from_array(render(DEMO_SCENE, 1, size.height, size.width), size.fps).save(picture)
-        videos += generate(GenerateJob(Request(prompt), image=picture, out=out / f"{name}.mp4"), system)
-        print(f"{videos[-1]}: {prompt}")
-    sheet = out / "all.gif"
-    side_by_side = np.concatenate([Video.open(path).array() for path in videos], axis=2)
-    height, width = side_by_side.shape[1:3]
-    Video.from_array(side_by_side, system.size.fps).resized(2 * height, 2 * width).save(sheet)
-    return videos, sheet

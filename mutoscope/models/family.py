@@ -219,6 +219,7 @@ class Family:
         dropped: config -> decoded frames at the beginning that are no part of the video.
         negative: what to lead away from unless a request says otherwise, where a step is evaluated without the prompt.
         sees_pictures: its encoder is shown the first frame with the prompt: an `encoders.base.SeeingEncoder`.
+        speaks: it makes somebody speak: `tasks.avatar` runs it.
         reader: (config, file with the template of prompts, or None) -> how its prompts are read; None if ``load`` of
             the encoder says it all, and there is no template.
     """
@@ -249,6 +250,7 @@ class Family:
     dropped: Callable[[Any], int] = lambda _: 0
     negative: str = ""
     sees_pictures: bool = False
+    speaks: bool = False
     reader: Callable[[Any, Path | None], Reader] | None = None
 
     def guidance_around(self, config: Any, guidance: Guidance) -> Guidance:

@@ -405,6 +405,7 @@ FAMILY = Family(
     example=example,
     negative=NEGATIVE,
     sees_pictures=True,
+    speaks=True,
     reader=reader,
     release=Release(
         weights=MappingProxyType({"base": ("hub:tencent/HunyuanVideo-Avatar/ckpts/hunyuan-video-t2v-720p",)}),

@@ -108,7 +108,7 @@ PRESETS = MappingProxyType(
         "XL": Config(depth=28, dim=1152),  # table 1: 18, 24 and 48 heads of width 64
         "XXL": Config(depth=38, dim=1536),
         "M": Config(depth=46, dim=3072),
-        "toy": Config(depth=7, dim=224, head_dim=32, latent_channels=8, text_dim=192, weighed=True),
+        "toy": Config(depth=6, dim=160, head_dim=32, patch_size=(4, 1, 1), text_dim=192, weighed=True),
         "tiny": Config(depth=3, dim=32, head_dim=8, latent_channels=4, text_dim=12, weighed=True),
     }
 )
@@ -464,7 +464,7 @@ FAMILY = Family(
             "XL": 769_027_264,
             "XXL": 1_836_731_200,
             "M": 8_840_874_304,
-            "toy": 8_336_448,
+            "toy": 3_841_664,
             "tiny": 140_144,
         }
     ),

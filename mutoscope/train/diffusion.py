@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -45,10 +45,12 @@ class Latents:
     Args:
         folder: where ``train.precompute`` wrote them.
         repeat: how often an epoch shows each clip; weighs data sets against each other.
+        most_things: of a world, only the clips that show at most so many things; None takes all.
     """
 
     folder: str
     repeat: int = 1
+    most_things: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class DiffusionObjective:
         given: which frames are given, how often.
         mask_ratio: share of spatial tokens left out of the main blocks; 0 trains unmasked. Every token carries loss,
             those left out too (Our reading: STIV does not say which do).
-        frames: ``clip`` trains on clips, ``one`` on one frame of each, drawn anew each time (images).
+        window: train on so many frames of each clip, one after another, from a place drawn anew each time; 1 trains on
+            images, None on whole clips.
         languages: of the captions.
         lengths: of the captions.
         inflate: the weights to start from are those of an image model, whose patches grow along time.
@@ -161,7 +164,7 @@ class DiffusionObjective:
     text_dropout: float = 0.1
     given: GivenMix = GivenMix()
     mask_ratio: float = 0.0
-    frames: Literal["clip", "one"] = "clip"
+    window: int | None = None
     languages: LanguageMix = LanguageMix()
     lengths: LengthMix = LengthMix()
     inflate: bool = False
@@ -203,10 +206,11 @@ class Denoising(Objective):
         self.family, preset = families.find(settings.model)
         self.config = config.override(preset, settings.overrides)
         self.sources = [Shards(part.folder) for part in settings.data]
-        sizes = [len(source) * part.repeat for source, part in zip(self.sources, settings.data, strict=True)]
+        self.taken = [_taken(source, part) for source, part in zip(self.sources, settings.data, strict=True)]
+        sizes = [len(taken) * part.repeat for taken, part in zip(self.taken, settings.data, strict=True)]
         self.sample_count: int | None = sum(sizes)
         self.starts = [sum(sizes[:index]) for index in range(len(sizes))]
-        self.num_frames = 1 if settings.frames == "one" else self.sources[0].clip(0).num_frames
+        self.num_frames = settings.window or self.sources[0].clip(0).num_frames
         self.num_tokens = self._check()
         self.encoder = self.family.encoder.load(Path(settings.encoder)).eval().requires_grad_(False)
         self.module: nn.Module = self.family.network(self.config)
@@ -293,20 +297,20 @@ class Denoising(Objective):
         settings = self.settings
         source = bisect_right(self.starts, sample_id) - 1
         shards = self.sources[source]
-        index = (sample_id - self.starts[source]) % len(shards)
+        index = self.taken[source][(sample_id - self.starts[source]) % len(self.taken[source])]
         clip = shards.clip(index)
         draw = np.random.default_rng([self.seed, sample_id, step])
         text = "" if draw.random() < settings.text_dropout else self._text(clip, draw)
         frames = slice(None)
-        if settings.frames == "one":
-            chosen = int(draw.integers(shards.latent_shape[1]))
-            frames = slice(chosen, chosen + 1)
+        if settings.window is not None:
+            first = int(draw.integers(shards.latent_shape[1] - settings.window + 1))
+            frames = slice(first, first + settings.window)
         latents = shards.latents(index, frames)
         keep = None
         if settings.mask_ratio > 0:
             kept = draw.permutation(self.num_tokens)[: self.num_kept]
             keep = torch.from_numpy(np.sort(kept))
-        return latents, _facts(clip, settings.frames == "one"), text, settings.given.draw(latents.shape[1], draw), keep
+        return latents, _facts(clip, settings.window), text, settings.given.draw(latents.shape[1], draw), keep
 
     @property
     def num_kept(self) -> int:
@@ -338,7 +342,9 @@ class Denoising(Objective):
                     f"{self.sources[0].latent_shape}. One phase trains on one size."
                 )
         channels, stored, rows, columns = self.sources[0].latent_shape
-        num_frames = 1 if settings.frames == "one" else stored
+        if settings.window is not None and not 1 <= settings.window <= stored:
+            raise RecipeError(f"window={settings.window} does not fit clips of {stored} latent frames.")
+        num_frames = settings.window or stored
         patch = self.config.patch_size
         if channels != self.config.latent_channels:
             raise RecipeError(
@@ -363,12 +369,27 @@ def _scene(seed: int, split: Split) -> Scene:
     return sample(seed, split=split)
 
 
-def _facts(clip: Clip, is_picture: bool) -> Facts:
+def _taken(shards: Shards, part: Latents) -> Sequence[int]:
+    """Return the numbers of the clips of a folder that are trained on."""
+    if part.most_things is None:
+        return range(len(shards))
+    clips = [shards.clip(index) for index in range(len(shards))]
+    taken = [
+        index
+        for index, clip in enumerate(clips)
+        if clip.scene_seed is not None and len(_scene(clip.scene_seed, clip.split).things) <= part.most_things
+    ]
+    if not taken:
+        raise RecipeError(f"{part.folder} has no clip of a world with at most {part.most_things} things.")
+    return taken
+
+
+def _facts(clip: Clip, window: int | None) -> Facts:
     return Facts(
         height=clip.source_height,
         width=clip.source_width,
-        num_frames=1 if is_picture else clip.num_frames,
+        num_frames=window or clip.num_frames,
         crop_top=clip.crop_top,
         crop_left=clip.crop_left,
-        stride=1 if is_picture else clip.stride,
+        stride=1 if window == 1 else clip.stride,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mutoscope.apps.jobs import Component, ConvertJob, _component, convert
+from mutoscope.apps.conversion import Component, ConvertJob, _component, convert
 from mutoscope.core import weights
 from mutoscope.core.checkpoint import Checkpoint, Header
 from mutoscope.core.errors import RequestError, WeightsError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutoscope.apps import jobs
+from mutoscope.apps import jobs, pictures
 from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.video import Video
@@ -90,7 +90,7 @@ def test_picture_of_another_size_is_refused_unless_a_fit_is_named(
 
 @pytest.mark.parametrize(("fit", "told"), [("crop", "32 columns and 0 rows cut"), ("pad", "16 rows of grey added")])
 def test_fitted_picture_says_what_was_done_to_it(
-    system: System, job: GenerateJob, photo: Path, fit: jobs.Fit, told: str, capsys: pytest.CaptureFixture[str]
+    system: System, job: GenerateJob, photo: Path, fit: pictures.Fit, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = generate(replace(job, image=photo, fit=fit), system)
     assert told in capsys.readouterr().err
@@ -101,10 +101,10 @@ def test_crop_keeps_the_middle_and_pad_keeps_everything(system: System, photo: P
     settings = system.settings(Request("a circle"))
     frame = np.zeros((32, 64, 3), np.uint8)
     frame[:, 16:48] = 255
-    assert (jobs._fit(frame, settings, "crop", "it", []) == 255).all()
-    padded = jobs._fit(frame, settings, "pad", "it", [])
-    assert (padded[:8] == jobs.PAD_GREY).all()
-    assert (padded[24:] == jobs.PAD_GREY).all()
+    assert (pictures.fitted(frame, settings, "crop", "it", []) == 255).all()
+    padded = pictures.fitted(frame, settings, "pad", "it", [])
+    assert (padded[:8] == pictures.PAD_GREY).all()
+    assert (padded[24:] == pictures.PAD_GREY).all()
     assert padded[16].min() == 0
     assert padded[16].max() == 255
 

@@ -20,6 +20,7 @@ from mutoscope.train import loop, precompute
 from mutoscope.train.diffusion import Denoising, DiffusionObjective, GivenMix, Latents, LengthMix
 from mutoscope.train.precompute import FolderClips, Precompute, WorldClips
 from mutoscope.train.recipe import Phase, Recipe
+from mutoscope.worlds.scene import sample
 
 AUTOENCODER = ToyConfig(latent_channels=4)
 WORDS = WordsConfig(dim=12, depth=1, head_dim=12)
@@ -170,7 +171,7 @@ def test_repeated_data_sets_fill_the_epoch_in_their_proportion(folder: Path) -> 
 
 
 def test_pictures_are_single_frames_of_the_clips(folder: Path) -> None:
-    objective = built(folder, frames="one", overrides=("patch_size=[1,2,2]", "temporal=false"))
+    objective = built(folder, window=1, overrides=("patch_size=[1,2,2]", "temporal=false"))
     clips = [objective.sources[0].latents(one) for one in range(6)]
     index = max(range(6), key=lambda one: float(clips[one].diff(dim=1).abs().amax((0, 2, 3)).min()))  # moves throughout
     stored = clips[index]
@@ -181,8 +182,34 @@ def test_pictures_are_single_frames_of_the_clips(folder: Path) -> None:
     assert objective.batch([index], 1).facts[0].num_frames == 1
 
 
+def test_windows_are_runs_of_frames_from_anywhere_in_the_clip(folder: Path) -> None:
+    objective = built(folder, window=4)
+    clip = objective.sources[0].latents(0)
+    seen = set()
+    for step in range(60):
+        window = objective.batch([0], step).latents[0]
+        starts = [at for at in range(5) if torch.equal(window, clip[:, at : at + 4])]
+        assert starts
+        seen.update(starts)
+    assert seen == set(range(5))
+    assert objective.batch([0], 1).facts[0].num_frames == 4
+
+
+def test_clips_can_be_chosen_by_how_much_they_show(folder: Path) -> None:
+    counts = [len(sample(seed).things) for seed in range(6)]
+    assert min(counts) == 1 < max(counts)
+    one = Latents(str(folder / "latents"), most_things=1)
+    objective = built(folder, data=(one, Latents(str(folder / "latents"))))
+    alone = [index for index, count in enumerate(counts) if count == 1]
+    assert objective.sample_count == len(alone) + 6
+    for number, index in enumerate([*alone, *range(6)]):
+        assert torch.equal(objective.batch([number], 1).latents[0], objective.sources[0].latents(index))
+    with pytest.raises(RecipeError, match="at most 0 things"):
+        built(folder, data=(replace(one, most_things=0),))
+
+
 def recipe(at: Path) -> Recipe:
-    picture = settings(at, frames="one", overrides=("patch_size=[1,2,2]", "temporal=false"))
+    picture = settings(at, window=1, overrides=("patch_size=[1,2,2]", "temporal=false"))
     clip = settings(at, given=GivenMix(none=0.5, first=0.5), mask_ratio=0.5, inflate=True)
     usual = Phase("pictures", picture, steps=2, batch_size=2, warmup_steps=0, save_every=1, sample_every=2)
     return Recipe(
@@ -205,7 +232,7 @@ def test_images_then_clips_run_to_weights_that_generate(tmp_path: Path, folder: 
 def test_joint_start_takes_motion_from_the_video_model_and_all_else_from_the_image_model(
     tmp_path: Path, folder: Path
 ) -> None:
-    image = built(folder, frames="one", overrides=("patch_size=[1,2,2]", "temporal=false")).module.state_dict()
+    image = built(folder, window=1, overrides=("patch_size=[1,2,2]", "temporal=false")).module.state_dict()
     video = {name: value + 1 for name, value in built(folder).module.state_dict().items()}
     weights.save(tmp_path / "video.safetensors", video, {})
     objective = built(folder, inflate=True, motion_from=str(tmp_path / "video.safetensors"))
@@ -235,8 +262,9 @@ def test_training_learns_its_clips(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"frames": "one"}, "cannot be cut into patches"),
-        ({"frames": "one", "overrides": ("patch_size=[1,2,2]",), "given": GivenMix(first=1)}, "need clips of 2 frames"),
+        ({"window": 1}, "cannot be cut into patches"),
+        ({"window": 1, "overrides": ("patch_size=[1,2,2]",), "given": GivenMix(first=1)}, "need clips of 2 frames"),
+        ({"window": 9}, "window=9 does not fit"),
         ({"overrides": ("latent_channels=8",)}, "has 4"),
         ({"overrides": ("depht=2",)}, "depth"),
     ],
