@@ -1,0 +1,1 @@
+"""Judges: objects that look at clips and say numbers, for filtering, rewarding and grading alike."""
