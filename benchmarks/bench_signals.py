@@ -1,20 +1,20 @@
 """Measure the pass of signals against a bare decode, nine naive passes, and its key frame tier: CPU seconds, medians.
 
-Usage: python benchmarks/bench_signals.py [video] [--seconds 60] [--repeats 3] [--naive 1] [--memory]
+Usage: python benchmarks/bench_signals.py [video] [--seconds 60] [--repeats 3] [--naive 1] [--memory] [--times 10]
 
 Without a video, footage is drawn and encoded with x264, preset medium, 1280x720 at 30 frames a second. All passes run
 in this process on one thread each; their order is turned from round to round. The nine naive passes are what separate
 filters do that each decode for themselves and convert every frame to RGB: brightness, histogram, content, edges,
 sharpness, perceptual hash through Pillow, Farneback flow at 2 frames a second, borders, pictures. `--memory` adds the
-peak memory of `save` in a process of its own for the video and for the video looped ten times.
+peak memory of `save` in a process of its own, as it is in a worker, for the video and for the video looped.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
-import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -118,19 +118,30 @@ def looped(path: Path, out: Path, times: int) -> Path:
         offset = 0
         for _ in range(times):
             with av.open(str(path)) as source:
-                video = source.streams.video[0]
-                for packet in source.demux(video):
-                    if packet.dts is not None and packet.pts is not None:
-                        packet.pts, packet.dts, packet.stream = packet.pts + offset, packet.dts + offset, stream
-                        target.mux(packet)
-                offset += video.duration or 0
+                packets = [packet for packet in source.demux(source.streams.video[0]) if packet.dts is not None]
+            starts = [packet.dts or 0 for packet in packets]
+            length = starts[-1] + (packets[-1].duration or 0) - starts[0]
+            for packet, start in zip(packets, starts, strict=True):
+                packet.pts, packet.dts, packet.stream = (packet.pts or 0) + offset, start + offset, stream
+                target.mux(packet)
+            offset += length
     return out
 
 
-def peak_mb(path: Path) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        signals.save(path, Path(folder) / "table.parquet")
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB
+WORKER = """
+import resource, sys
+from pathlib import Path
+from mutoscope.curate import runner, signals
+if len(sys.argv) > 2:
+    signals.save(sys.argv[1], Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_mb(*given: str) -> int:
+    """Return the peak memory of a process with what a worker of `curate` imports, that measures a video if given."""
+    command = [sys.executable, "-c", WORKER, *given]
+    return round(int(subprocess.run(command, check=True, capture_output=True).stdout) / 1024)  # Linux counts in KiB
 
 
 def main() -> None:
@@ -141,6 +152,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive", type=int, default=1, help="how often the naive passes run; they take long")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--times", type=int, default=10, help="how often the video is looped for the peak of memory")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = asked.video or Path(folder) / "footage.mp4"
@@ -169,10 +181,11 @@ def main() -> None:
         if "naive" in median:
             line["naive_over_signals"] = round(median["naive"] / median["signals"], 1)
         if asked.memory:
-            long = looped(path, Path(folder) / "long.mp4", 10)
-            context = multiprocessing.get_context("spawn")
-            with context.Pool(1, maxtasksperchild=1) as pool:  # one process each, for its own peak
-                line["peak_mb"], line["peak_mb_ten_times"] = pool.map(peak_mb, [path, long], chunksize=1)
+            table = str(Path(folder) / "table.parquet")
+            long = looped(path, Path(folder) / "long.mp4", asked.times)
+            line["peak_mb_of_imports"] = peak_mb()
+            line["peak_mb"] = peak_mb(str(path), table)
+            line["long_s"], line["peak_mb_long"] = asked.times * told.duration_s, peak_mb(str(long), table)
     print(json.dumps(line))
 
 

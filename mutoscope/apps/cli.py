@@ -5,6 +5,7 @@ can put right ends as one line on stderr and exit code 2.
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -139,9 +140,9 @@ def demo(out: Path = Path("outputs/demo"), device: OptionalText = None) -> None:
         out: Folder to write to.
         device: cpu, cuda, mps; the best there is, if not given.
     """
-    from mutoscope.apps import jobs
+    from mutoscope.apps import demo as demonstration
 
-    videos, sheet = jobs.demo(out, device)
+    videos, sheet = demonstration.demo(out, device)
     print(f"{len(videos)} videos are in {out}; {sheet} shows them all")
 
 
@@ -220,10 +221,10 @@ def convert(
         shard_size_gb: What a file in the folder may weigh at most, in GB.
         entry: Which weights to take of a .pt file that holds several, such as module or ema.
     """
-    from mutoscope.apps import jobs
+    from mutoscope.apps import conversion
 
-    job = jobs.ConvertJob(model, source, out, layout, component, shard_size_gb, entry)
-    files, found = jobs.convert(job)
+    job = conversion.ConvertJob(model, source, out, layout, component, shard_size_gb, entry)
+    files, found = conversion.convert(job)
     print(f"{out}: {len(files)} files, from the {found} layout to {layout}")
 
 
@@ -337,6 +338,7 @@ def curate(
     override: Annotated[tuple[str, ...], arg(name="set")] = (),
     workers: OptionalInt = None,
     engine: Literal["local", "ray"] = "local",
+    prune: bool = False,
 ) -> None:
     """Make a data set of videos and pictures: clips in tar shards, and a page that tells what was dropped and why.
 
@@ -350,10 +352,50 @@ def curate(
         override: Changes to the recipe, such as write.shard_clips=64.
         workers: Processes; one per core if not given.
         engine: local, or ray for a cluster.
+        prune: At the end remove from OUT/work what this run did not use: results for other sources and settings.
     """
     from mutoscope.apps import curation
 
-    for line in curation.curate(curation.CurateJob(sources, out, recipe, override, workers, engine)):
+    for line in curation.curate(curation.CurateJob(sources, out, recipe, override, workers, engine, prune)):
+        print(line)
+
+
+def vote(
+    what: Positional[Literal["thresholds"]],
+    dataset: Annotated[Positional[Path], arg(metavar="SET")],
+    /,
+    column: str,
+    bins: int = 5,
+    votes: OptionalPath = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    report: Annotated[bool, FlagCreatePairsOff] = False,
+) -> None:
+    """Choose the limit of a filter by votes: a page shows two clips again and again, and people say which is better.
+
+    Ends with Ctrl-C, and says which limit the votes stand for. The same command goes on with the votes that are there.
+
+    Args:
+        what: thresholds: clips of one bin of a score against clips of another.
+        dataset: Folder that mutoscope curate wrote.
+        column: Score to choose a limit for, a column of SET/clips.parquet such as softness.
+        bins: Parts of about as many clips each that the score is cut into.
+        votes: File of votes, to which several people may add at a time; SET/votes/COLUMN.jsonl if not given.
+        host: Address to listen on; 0.0.0.0 lets other machines in, and everybody who reaches it sees the clips.
+        port: Port to listen on.
+        report: Say what the votes tell so far, and show no page.
+    """
+    from mutoscope.apps import voting
+
+    job = voting.VoteJob(dataset, column, bins, host, port, votes)
+    if not report:
+        with voting.serve(job) as server:
+            for line in server.lines():
+                print(line, flush=True)
+            with suppress(KeyboardInterrupt):
+                server.serve_forever()
+        print()
+    for line in voting.report(job):
         print(line)
 
 
@@ -413,6 +455,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "curate": curate,
+    "vote": vote,
     "world": world,
 }
 

@@ -21,6 +21,7 @@ class CurateJob:
     override: tuple[str, ...] = ()
     workers: int | None = None
     engine: Literal["local", "ray"] = "local"
+    prune: bool = False
 
 
 def curate(job: CurateJob) -> list[str]:
@@ -44,9 +45,13 @@ def curate(job: CurateJob) -> list[str]:
 
     recipe = default() if job.recipe is None else config.load_recipe(job.recipe, Curation)
     recipe = config.override(recipe, job.override)
-    done = run(recipe, job.sources, job.out, workers=job.workers, engine=job.engine)
+    done = run(recipe, job.sources, job.out, workers=job.workers, engine=job.engine, prune=job.prune)
     lines = [f"{done.kept} of {done.clips} clips from {done.inputs - done.unusable} of {done.inputs} files are kept"]
     lines += [f"to be tried again by the same command: {told}" for told in _few(done.again)]
+    if done.pruned is not None:
+        lines.append(f"{done.pruned.results} results that this run did not use removed, {done.pruned.size_bytes} bytes")
+    elif job.prune:
+        lines.append("nothing is removed, as the next run may need it: something is still to be tried again")
     return [*lines, f"{job.out / 'card.html'} shows what was dropped, and why"]
 
 

@@ -15,6 +15,7 @@ import ipaddress
 import json
 import os
 import random
+import re
 import threading
 import time
 import urllib.error
@@ -23,7 +24,7 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -42,6 +43,7 @@ R = TypeVar("R")
 LONGEST_REPLY = 16 * 2**20  # bytes; an answer has some thousands
 ABOUT_THE_REQUEST = (400, 413, 415, 422, 501)
 ABOUT_THE_SETUP = (401, 402, 403, 404, 405)
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 
 
@@ -141,7 +143,7 @@ def _media_type(picture: bytes) -> str:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server that speaks OpenAI's protocol, and how to ask it.
+    """A server that speaks OpenAI's protocol, and how to ask it. It is written into recipes, so it holds no key.
 
     Args:
         url: with the version, such as ``http://localhost:8000/v1``.
@@ -153,7 +155,10 @@ class Endpoint:
         first_wait_s: before the second attempt, doubled before each further one, and shortened by up to half at random.
         longest_wait_s: between two attempts, also where the server asks for more.
         temperature: 0 for the likeliest words.
-        extra: more fields for each request, such as ``{"chat_template_kwargs": {"enable_thinking": False}}``.
+        extra: more fields for each request, as JSON: ``{"chat_template_kwargs": {"enable_thinking": false}}``.
+
+    Raises:
+        RequestError: `url` is none, or holds a key; `key_variable` is no name; `extra` is no JSON object.
     """
 
     url: str = "http://localhost:8000/v1"
@@ -165,7 +170,33 @@ class Endpoint:
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
     temperature: float = 0.0
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: str = "{}"
+
+    def __post_init__(self) -> None:
+        address = urllib.parse.urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise RequestError(f"{self.url!r} is no endpoint. Give one such as http://localhost:8000/v1.")
+        if address.username or address.password or address.query:  # not repeated here: it may well be a secret
+            raise RequestError(
+                f"The url of {address.hostname} holds a user, a key or a query, which recipes would show. Set an "
+                "environment variable to the key, and name it: key_variable=NAME."
+            )
+        if self.key_variable and not VARIABLE.fullmatch(self.key_variable):
+            raise RequestError(
+                "key_variable is no name of an environment variable. If it is the key, type: export NAME=KEY, and give "
+                "key_variable=NAME."
+            )
+        self.fields()
+
+    def fields(self) -> dict[str, Any]:
+        """Return `extra` as data."""
+        try:
+            found = json.loads(self.extra)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise RequestError(f"extra={self.extra!r} is no JSON object. Give one such as {{}}.")
+        return found
 
 
 class EndpointChat:
@@ -179,20 +210,18 @@ class EndpointChat:
 
     Raises:
         ChatError: the server cannot be reached, does not let us in, or does not have the model.
-        RequestError: `url` is none, or the key is not set.
+        RequestError: the key is not set.
     """
 
     def __init__(self, endpoint: Endpoint = Endpoint(), wait: Callable[[float], None] = time.sleep) -> None:
-        address = urllib.parse.urlsplit(endpoint.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise RequestError(f"{endpoint.url!r} is no endpoint. Give one such as http://localhost:8000/v1.")
         self.endpoint = endpoint
         self._wait = wait
         self._key = os.environ.get(endpoint.key_variable, "").strip() if endpoint.key_variable else ""
         if endpoint.key_variable and not self._key:
             raise RequestError(f"{endpoint.key_variable} is not set. Type: export {endpoint.key_variable}=KEY")
         # a proxy of this machine is of no use on the way to this machine
-        proxies = [urllib.request.ProxyHandler({})] if _is_here(address.hostname) else []
+        host = urllib.parse.urlsplit(endpoint.url).hostname or ""
+        proxies = [urllib.request.ProxyHandler({})] if _is_here(host) else []
         self._opener = urllib.request.build_opener(_NoRedirect(), *proxies)
         self._free = threading.BoundedSemaphore(endpoint.at_once)
         self._is_guided = True
@@ -215,7 +244,7 @@ class EndpointChat:
             "messages": [{"role": message.role, "content": _content(message)} for message in conversation],
             "max_tokens": max_tokens,
             "temperature": self.endpoint.temperature,
-            **self.endpoint.extra,
+            **self.endpoint.fields(),
         }
         guide = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
         with self._free:
@@ -374,6 +403,23 @@ def _seconds(retry_after: str | None) -> float:
 
 
 # ---- models on this machine ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model of `transformers` and how to run it; see `LocalChat` for the meaning of each."""
+
+    source: str
+    device: str = "cpu"
+    dtype: str = "auto"
+    at_once: int = 4
+
+
+def open_chat(model: Endpoint | LocalModel) -> Chat:
+    """Open a model that a recipe names; raises as `EndpointChat` and `LocalChat` do."""
+    if isinstance(model, Endpoint):
+        return EndpointChat(model)
+    return LocalChat(model.source, model.device, model.dtype, model.at_once)
 
 
 @dataclass(eq=False)

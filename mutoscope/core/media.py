@@ -57,7 +57,7 @@ class Probe:
     flip comes before it) and with square pixels. `fps` is the rate on whose grid the time stamps lie or, where there is
     none (`variable_frame_rate`), frames over duration; `header_fps` is what the file claims. `times` are exact seconds
     since the first frame, one for each frame and one for the end; `start_s` is the first frame's own time stamp.
-    `audio_streams` begins with the one that is read.
+    `audio_streams`, those that can be decoded, begins with the one that is read.
     """
 
     container: str
@@ -163,6 +163,8 @@ def _best(container: InputContainer, path: Path) -> VideoStream:
     is_text = container.format.name == "tty"  # FFmpeg takes any text file for terminal art
     if is_text or not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
         raise MediaError(f"{path} holds no video. Give a video, a GIF or a picture.")
+    if stream.codec_context is None:  # no decoder for it, or none at all; the stubs do not know
+        raise MediaError(f"{path} is coded in a way that cannot be decoded. Give another file.")
     stream.thread_type = "AUTO"
     return stream
 
@@ -191,6 +193,18 @@ def _scan(container: InputContainer, stream: VideoStream, path: Path) -> tuple[l
     if claimed_s - end_s > Fraction(1, 2):
         raise _truncated(path, f"it announces {float(claimed_s):.2f} s and holds {float(end_s):.2f} s")
     return sorted(stamps), sum(last), tuple(sorted(keys))
+
+
+def packet_sizes(path: Path) -> tuple[list[int], int]:
+    """Return the bytes of each packet of a video that is no key frame, and the pixels of a frame as stored.
+
+    Raises:
+        MediaError: the file is not a video, or damaged.
+    """
+    with _reading(path) as container:
+        stream = _best(container, path)
+        sizes = [packet.size for packet in container.demux(stream) if packet.size and not packet.is_keyframe]
+        return sizes, stream.codec_context.width * stream.codec_context.height
 
 
 def _describe(
@@ -247,6 +261,7 @@ def _sounds(container: InputContainer) -> tuple[AudioStream, ...]:
             plain.get(track.layout.nb_channels, track.layout.name),
         )
         for track in tracks
+        if track.codec_context is not None
     )
 
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from mutoscope.core.chat import Answer, Chat, Message, Schema
@@ -54,6 +54,10 @@ class Asking:
     attempts: int = 3
     max_tokens: int = 1024
     language: str = "English"
+
+    def means(self) -> dict[str, Any]:
+        """Return what an answer depends on, ready for JSON; after how many attempts it came is not among it."""
+        return {name: value for name, value in asdict(self).items() if name != "attempts"}
 
 
 def insist(chat: Chat, message: Message, read: Callable[[str], T], settings: Asking, schema: Schema | None = None) -> T:

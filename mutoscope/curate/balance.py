@@ -13,13 +13,14 @@ which `balance` takes by name, so that the same clips have the same clusters in 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 
 from mutoscope.core.errors import RecipeError
+from mutoscope.curate.stage import EMBEDDING, SetView, embeddings, replace_columns
 
 CENTRES_OF = 40  # clips to a cluster, where no number of clusters is given
 SEEDED_FROM = 8  # clips to a cluster that seeding looks at
@@ -77,6 +78,36 @@ class Clusters:
         return np.bincount(self.labels, minlength=len(self.centres))
 
 
+@dataclass(frozen=True)
+class Balance:
+    """The stage over the set that finds concepts and adds the columns `COLUMNS`; it drops nothing.
+
+    A clip's weight goes into the index of the shards, where training draws by it.
+
+    Args:
+        settings: how concepts are found and balanced.
+        name: of the stage.
+    """
+
+    settings: BalanceSettings = BalanceSettings()
+    name: str = "balance"
+    version: int = field(default=1, init=False)
+
+    def run(self, clips: pa.Table, view: SetView) -> pa.Table:
+        """Weigh the clips.
+
+        Raises:
+            RecipeError: no clip has an embedding.
+        """
+        vectors = embeddings(clips)
+        if not vectors and not all(clips["dropped_by"].to_pylist()):
+            raise RecipeError(
+                f"Stage {self.name} needs the column {EMBEDDING}, which no clip has. Put a stage that embeds clips "
+                "among the stages, such as Learned((Embedding(...),)); see docs/concepts/scores.md."
+            )
+        return balance(clips, vectors, self.settings)
+
+
 def balance(
     clips: pa.Table, embeddings: Mapping[str, Float[np.ndarray, " d"]], settings: BalanceSettings = BalanceSettings()
 ) -> pa.Table:
@@ -112,13 +143,10 @@ def balance(
         for name, by in zip(ids, dropped, strict=True)
     ]
     kinds = (pa.int32(), pa.int64(), pa.float32(), pa.float64())
-    for place, (name, kind) in enumerate(zip(COLUMNS, kinds, strict=True)):
-        column = pa.array([row[place] for row in rows], kind)
-        if name in clips.column_names:
-            clips = clips.set_column(clips.column_names.index(name), name, column)
-        else:
-            clips = clips.append_column(name, column)
-    return clips
+    columns = enumerate(zip(COLUMNS, kinds, strict=True))
+    return replace_columns(
+        clips, {name: pa.array([row[place] for row in rows], kind) for place, (name, kind) in columns}
+    )
 
 
 def sampling_weights(labels: Int32[np.ndarray, " n"], temperature: float) -> Float64[np.ndarray, " n"]:

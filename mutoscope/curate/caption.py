@@ -11,10 +11,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mutoscope.core.chat import Chat, Message, Schema
-from mutoscope.core.rng import uniform
 from mutoscope.curate.ask import RULES, Asking, BadAnswer, check_text, count_words, find_json, insist
 from mutoscope.curate.ledger import Ledger, Tally, work_through
 from mutoscope.curate.view import View, introduce
@@ -39,7 +38,10 @@ Camera = Literal[
 ]
 CAMERAS: tuple[Camera, ...] = get_args(Camera)
 
-MOVES: Mapping[Camera, str] = {
+Language = Literal["en", "zh"]  # two letters, as in `Caption`
+SPOKEN: Mapping[Language, str] = {"en": "English", "zh": "Chinese"}
+
+ENGLISH: Mapping[Camera, str] = {
     "zoom in": "the camera zooms in",
     "zoom out": "the camera zooms out",
     "pan up": "the camera pans up",
@@ -55,6 +57,23 @@ MOVES: Mapping[Camera, str] = {
     "static": "the camera does not move",
     "handheld": "the camera is held in the hand",
 }
+CHINESE: Mapping[Camera, str] = {
+    "zoom in": "镜头推近",
+    "zoom out": "镜头拉远",
+    "pan up": "镜头向上平移",
+    "pan down": "镜头向下平移",
+    "pan left": "镜头向左平移",
+    "pan right": "镜头向右平移",
+    "tilt up": "镜头上摇",
+    "tilt down": "镜头下摇",
+    "tilt left": "镜头左摇",
+    "tilt right": "镜头右摇",
+    "around left": "镜头向左环绕",
+    "around right": "镜头向右环绕",
+    "static": "镜头静止不动",
+    "handheld": "手持拍摄",
+}
+MOVES: Mapping[Language, Mapping[Camera, str]] = {"en": ENGLISH, "zh": CHINESE}
 OTHERS = ("background", "style", "shot", "lighting", "atmosphere", "camera")
 LONGEST_SHORT = 50  # words
 SHORTEST_DENSE = 12  # words; less describes no video
@@ -134,8 +153,14 @@ def describe(chat: Chat, view: View, settings: Asking = Asking()) -> Description
 
 def caption_clips(views: Iterable[View], chat: Chat, ledger: Ledger, settings: Asking = Asking()) -> Tally:
     """Describe many clips in parts; see `work_through`."""
-    means = {"what": "description", "model": chat.name, "fields": FIELDS, "rules": RULES, **asdict(settings)}
-    return work_through(views, lambda view: asdict(describe(chat, view, settings)), ledger, means, chat.at_once)
+    means = {"model": chat.name, **means_of_description(settings)}
+    tries = {"attempts": settings.attempts}
+    return work_through(views, lambda view: asdict(describe(chat, view, settings)), ledger, means, chat.at_once, tries)
+
+
+def means_of_description(settings: Asking) -> dict[str, Any]:
+    """Return what a description depends on besides the clip and the model, ready for JSON."""
+    return {"what": "description", "fields": FIELDS, "rules": RULES, **settings.means()}
 
 
 # ---- the text of a training sample -----------------------------------------------------------------------------------
@@ -157,7 +182,12 @@ class Composition:
 
 
 def compose(
-    description: Description, clip: str, seed: int, draw: int = 0, composition: Composition = Composition()
+    description: Description,
+    clip: str,
+    seed: int,
+    draw: int = 0,
+    composition: Composition = Composition(),
+    language: Language = "en",
 ) -> str:
     """Compose a text of some fields, as HunyuanVideo does, so that captions of many lengths are trained on.
 
@@ -167,30 +197,37 @@ def compose(
         seed: of the data set.
         draw: which text of this clip.
         composition: how likely what is.
+        language: of the description.
     """
     chances = {name: chance(clip, seed, draw, name) for name in ("dense", *OTHERS)}
     parts = {"dense": description.dense if chances["dense"] < composition.dense_share else description.short}
     parts |= {name: getattr(description, name) for name in OTHERS if chances[name] < composition.keep}
     if "camera" in parts:
-        parts["camera"] = MOVES[description.camera]
+        parts["camera"] = MOVES[language][description.camera]
     order = sorted(parts, key=lambda name: chance(clip, seed, draw, f"place of {name}"))
-    return " ".join(sentence(parts[name]) for name in (order if composition.shuffle else parts))
+    gap = " " if language == "en" else ""
+    return gap.join(sentence(parts[name], language) for name in (order if composition.shuffle else parts))
 
 
 def chance(clip: str, seed: int, draw: int, what: str) -> float:
-    """Draw a number between 0 and 1 that follows from these alone."""
-    number = int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], "little")
-    return uniform(seed, number, draw, f"caption: {what}")
+    """Draw a number from 0 to 1 that follows from these alone; without torch, which takes long to import."""
+    digest = hashlib.sha256(repr((clip, seed, draw, what)).encode()).digest()
+    return int.from_bytes(digest[:6], "little") / 2**48
 
 
-def sentence(text: str) -> str:
+def sentence(text: str, language: Language = "en") -> str:
     """Give text a capital at the beginning and a stop at the end."""
-    text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text[-1:] in ".!?…。！？" else ".")
+    text, stop = text.strip(), "." if language == "en" else "。"
+    return text[:1].upper() + text[1:] + ("" if text[-1:] in ".!?…。！？" else stop)
 
 
 def captions(
-    description: Description, clip: str, seed: int, texts: int = 4, composition: Composition = Composition()
+    description: Description,
+    clip: str,
+    seed: int,
+    texts: int = 4,
+    composition: Composition = Composition(),
+    language: Language = "en",
 ) -> tuple[Caption, ...]:
     """Return the captions of a clip's record: the short one, the dense one, and some composed ones.
 
@@ -200,11 +237,12 @@ def captions(
         seed: of the data set.
         texts: how many are composed; what comes out twice is kept once.
         composition: how.
+        language: of the description.
     """
-    composed = dict.fromkeys(compose(description, clip, seed, draw, composition) for draw in range(texts))
-    short, dense = sentence(description.short), sentence(description.dense)
+    composed = dict.fromkeys(compose(description, clip, seed, draw, composition, language) for draw in range(texts))
+    short, dense = sentence(description.short, language), sentence(description.dense, language)
     return (
-        Caption(short, length="short"),
-        Caption(dense, length="dense"),
-        *(Caption(text, length="dense") for text in composed if text not in (short, dense)),
+        Caption(short, language, "short"),
+        Caption(dense, language, "dense"),
+        *(Caption(text, language, "dense") for text in composed if text not in (short, dense)),
     )

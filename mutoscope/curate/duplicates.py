@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8, UInt64
 from mutoscope.core.errors import RecipeError
 from mutoscope.curate.balance import kmeans, squared_distances, unit
 from mutoscope.curate.signals import facts
+from mutoscope.curate.stage import CLIPS, SetView, embeddings, replace_columns
 
 COLUMNS = ("time_s", "phash", "cells", "sharpness")  # of the tables of frames; the facts in their metadata too
 LUMA_CELLS, NUM_CELLS = 64, 96
@@ -92,6 +93,37 @@ class DuplicateSettings:
                 f"share={self.share:g}, cosine={self.cosine:g}, keys_a_second={self.keys_a_second:g}, "
                 f"crowd={self.crowd} do not work. Give shares above 0 and up to 1, and numbers above 0."
             )
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The stage over the set that drops all but the best of each group of duplicates.
+
+    It works from the tables of frames; where an earlier stage has embedded the clips, from what they mean too.
+
+    Args:
+        settings: what counts as a duplicate.
+    """
+
+    settings: DuplicateSettings = DuplicateSettings()
+
+    @property
+    def name(self) -> str:
+        """How the clips that are dropped are marked."""
+        return self.settings.name
+
+    @property
+    def version(self) -> int:
+        """Of the settings, which are all that the result depends on."""
+        return self.settings.version
+
+    def run(self, clips: pa.Table, view: SetView) -> pa.Table:
+        """Mark the duplicates."""
+        few = clips.select(CLIPS.names)
+        found = drop_duplicates(
+            few, lambda source: view.source_signals(source, COLUMNS), self.settings, embeddings(clips)
+        )
+        return replace_columns(clips, {name: found[name] for name in ("dropped_by", "reason")})
 
 
 def drop_duplicates(

@@ -4,6 +4,7 @@ luma_mean of frames 120 ... 240  --reduce="median"-->  41.3  --at_least=50-->  "
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -156,7 +157,7 @@ class _Frames:
 def _value(limit: Threshold, row: dict[str, Any], source: Source, frames: _Frames) -> tuple[float | None, str]:
     """Return the number of a clip or, where it has none, why."""
     if limit.column in FACTS:
-        return _fact(limit.column, row, source), f"{limit.score}: not known"
+        return fact(limit.column, row, source), f"{limit.score}: not known"
     if limit.column in row:
         value = row[limit.column]
         return (None if value is None else float(value)), f"{limit.score}: not scored"
@@ -167,7 +168,8 @@ def _value(limit: Threshold, row: dict[str, Any], source: Source, frames: _Frame
     return float(REDUCE[limit.reduce](values)), ""
 
 
-def _fact(name: str, row: dict[str, Any], source: Source) -> float | None:
+def fact(name: str, row: Mapping[str, Any], source: Source) -> float | None:
+    """Return one of `FACTS` of a clip, None where it is not known."""
     facts = {
         "duration_s": row["end_s"] - row["start_s"],
         "num_frames": row["end"] - row["start"],

@@ -228,8 +228,14 @@ def compare_clips(
         return {way: asdict(check(llm, judge, view, caption, asking)) for way, caption in told.items()}
 
     means = {"what": "comparison", "captioner": captioner.name, "llm": llm.name, "judge": judge.name}
-    means |= {"questions": QUESTIONS, "presence": PRESENCE, **asdict(asking)}
-    return work_through(views, work, ledger, means, max(chat.at_once for chat in (captioner, llm, judge)))
+    means |= means_of_check(asking)
+    at_once, tries = max(chat.at_once for chat in (captioner, llm, judge)), {"attempts": asking.attempts}
+    return work_through(views, work, ledger, means, at_once, tries)
+
+
+def means_of_check(asking: Asking) -> dict[str, Any]:
+    """Return what a check depends on besides the clip, the caption and the models, ready for JSON."""
+    return {"questions": QUESTIONS, "presence": PRESENCE, **asking.means()}
 
 
 def read_comparison(path: str | Path, settings: str | None = None) -> dict[str, Rates]:

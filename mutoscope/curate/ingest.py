@@ -5,6 +5,7 @@
 Beside a file may lie what is said about it: `NAME.txt` (its caption) or `NAME.json` (caption, licence, provenance).
 A table (.csv, .jsonl, .parquet) has a column `file` and any of caption, licence, provenance; it is read where it lies
 in a folder that is given, or given itself. A list is a .txt file of paths or URLs, one a line, that is given itself.
+A tar shard that is given itself, or by a glob, is as many sources as it has media members; see `members`.
 """
 
 import csv
@@ -30,11 +31,14 @@ from PIL.Image import DecompressionBombWarning
 
 from mutoscope.core import media
 from mutoscope.core.errors import MediaError, RequestError
+from mutoscope.curate import members
 from mutoscope.curate.manifest import Manifest, Task
 
 VERSION = 1
 TABLES = (".csv", ".jsonl", ".parquet")
 BESIDE = (*TABLES, ".json", ".txt", ".md", ".html", ".srt", ".vtt", ".log", ".tar")  # in a folder; no media
+OTHER_MEMBERS = (".cls", ".npy", ".npz", ".pkl", ".pth", ".pyd", ".id")  # what shards hold besides; no media either
+UNPACKED = 4  # members of shards that a process has on its disk at once
 FILE_KEYS = ("file", "file_name", "path", "url")
 CAPTION_KEYS = ("caption", "text")
 LICENCE_KEYS = ("licence", "license")
@@ -142,7 +146,10 @@ def listing(given: Iterable[str], besides: Path | None = None) -> list[Input]:
             old = found.get(entry.path)
             found[entry.path] = entry if old is None else _merged(old, entry)
         if len(found) == before and not found:
-            raise RequestError(f"{source} holds no video or picture. Give a file, a folder, a glob, a URL or a list.")
+            raise RequestError(
+                f"{source} holds no video or picture. Give a file, a folder, a glob, a URL or a list; "
+                "tar shards are given by a glob, such as 'folder/*.tar'."
+            )
     if not found:
         raise RequestError("No source was given. Give a file, a folder, a glob, a URL or a list.")
     return [found[path] for path in sorted(found)]
@@ -150,7 +157,14 @@ def listing(given: Iterable[str], besides: Path | None = None) -> list[Input]:
 
 def _expand(source: str, besides: Path | None) -> Iterator[Input]:
     if _is_web(source):
+        if members.is_shard(source.partition("?")[0]):
+            raise RequestError(
+                f"{source} cannot be read member by member over the web. Download it, and give the file."
+            )
         yield Input(source)
+        return
+    if members.is_member(source):
+        yield _member(source)
         return
     system, path = _system(source)
     is_glob = any(sign in source for sign in "*?[")
@@ -168,6 +182,8 @@ def _expand(source: str, besides: Path | None) -> Iterator[Input]:
             for line in _text(system, path, source).splitlines():
                 if line.strip() and not line.lstrip().startswith("#"):
                     yield from _expand(_joined(source, line.strip()), besides)
+        elif members.is_shard(path):
+            yield from _members(source)
         else:
             yield _with_sidecars(system, path, source, None)
         return
@@ -201,6 +217,44 @@ def _walk(system: Any, folder: str, source: str, besides: Path | None) -> Iterat
         entry = _with_sidecars(system, name, shown, names)
         entry = replace(entry, size_bytes=int(info.get("size") or 0))
         yield _merged(entry, said[name]) if name in said else entry
+
+
+def _members(shard: str) -> Iterator[Input]:
+    """Yield the media files in a tar shard, each with what members of the same name say about it."""
+    state = _state(shard)
+    found = members.members(shard, state)
+    said: dict[str, Input] = {}
+    for suffix, parse in ((".txt", _said_in_text), (".json", _said_in_json)):
+        names = [name for name in found.places if _key_and_suffix(name)[1] == suffix]
+        for name, data in members.contents(shard, state, names):
+            key = _key_and_suffix(name)[0]
+            try:
+                said[key] = _merged(parse(data.decode("utf-8-sig")), said.get(key, Input("")))
+            except (MediaError, UnicodeDecodeError):
+                continue
+    for name, (_, size_bytes) in found.places.items():
+        is_hidden = any(part.startswith(".") for part in name.removeprefix("./").split("/"))
+        if not is_hidden and Path(name).suffix.lower() not in BESIDE + OTHER_MEMBERS:
+            entry = Input(members.joined(name, shard), size_bytes)
+            yield _merged(entry, said.get(_key_and_suffix(name)[0], entry))
+    if not found.is_whole:
+        yield Input(shard)  # to be a row that says so
+
+
+def _member(path: str) -> Input:
+    shard = members.parted(path)[1]
+    _is_folder(*_system(shard), shard)  # refuses one that is not there
+    found = next((entry for entry in _members(shard) if entry.path == path), None)
+    if found is None:
+        raise RequestError(f"{path} does not exist. Give {shard} for all of its members.")
+    return found
+
+
+def _key_and_suffix(member: str) -> tuple[str, str]:
+    """Return by what a member belongs to others, its name up to the first dot, and the rest."""
+    folder, slash, name = member.rpartition("/")
+    key, dot, suffix = name.partition(".")
+    return folder + slash + key, (dot + suffix).lower()
 
 
 def _with_sidecars(system: Any, path: str, shown: str, names: Mapping[str, Any] | None) -> Input:
@@ -326,6 +380,8 @@ def _joined(table: str, name: str) -> str:
 class Shelf:
     """Where sources are read from: a local one from its place, another from a copy that is fetched once.
 
+    Of the members of tar shards, a process keeps the last few that it asked for and no more.
+
     Args:
         folder: of the copies.
     """
@@ -343,12 +399,21 @@ class Shelf:
         if not _is_url(path):
             return media.existing(path)
         copy = self._copy(path)
-        if not copy.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = copy.with_name(f".{os.getpid()}-{copy.name}")
+        if copy.exists():
+            os.utime(copy)
+            return copy
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = copy.with_name(f".{os.getpid()}-{copy.name}")
+        if members.is_member(path):
+            mine = sorted(self.folder.glob(f"{os.getpid()}-*"), key=lambda file: file.stat().st_mtime_ns)
+            for old in mine[: max(0, len(mine) + 1 - UNPACKED)]:
+                old.unlink()
+            with temporary.open("wb") as file:
+                file.writelines(members.read(path, _state(path)))
+        else:
             with _remote(path) as remote, temporary.open("wb") as file:
                 shutil.copyfileobj(remote, file, CHUNK_BYTES)
-            os.replace(temporary, copy)
+        os.replace(temporary, copy)
         return copy
 
     def forget(self, path: str) -> None:
@@ -357,8 +422,12 @@ class Shelf:
             self._copy(path).unlink(missing_ok=True)
 
     def _copy(self, path: str) -> Path:
-        suffix = Path(path.partition("?")[0]).suffix
-        return self.folder / (hashlib.sha256(path.encode()).hexdigest()[:32] + (suffix if len(suffix) < 8 else ""))
+        name, owner, key = path.partition("?")[0], "", path
+        if members.is_member(path):  # a copy of one's own, as the others are removed by whoever unpacked them
+            name, owner, key = members.parted(path)[0], f"{os.getpid()}-", f"{path} {_state(path)}"
+        suffix = Path(name).suffix
+        key = hashlib.sha256(key.encode()).hexdigest()[:32]
+        return self.folder / f"{owner}{key}{suffix if len(suffix) < 8 else ''}"
 
 
 @contextmanager
@@ -398,6 +467,8 @@ def examine(source: Input, settings: Ingest, manifest: Manifest, shelf: Shelf) -
 
 def _state(path: str) -> str:
     """Return a text that changes when the file does."""
+    if members.is_member(path):
+        return _state(members.parted(path)[1])
     if _is_web(path):
         return ""  # an address is taken to mean one file for good
     if _is_url(path):
@@ -421,6 +492,12 @@ def _examine(path: str, shelf: Shelf, settings: Ingest) -> Source:
     known = replace(nothing, id=sha256[:16], sha256=sha256, size_bytes=file.stat().st_size)
     if known.size_bytes == 0:
         return replace(known, problem="it is empty: 0 bytes")
+    if members.is_shard(path):
+        is_whole = members.members(path, _state(path)).is_whole
+        says = (
+            "it is a tar shard, which is given by itself, not in a table" if is_whole else "it is cut short or damaged"
+        )
+        return replace(known, problem=says)
     try:
         with _quiet():
             return _photo(file, known, settings) or _video(file, known, settings)
@@ -474,11 +551,9 @@ def _announced_size(file: Path) -> tuple[int, int]:
     try:
         with av.open(f"file:{file}") as container:
             codecs = [stream.codec_context for stream in container.streams.video]
-            sizes = [(codec.height, codec.width) for codec in codecs if codec is not None]
     except (FFmpegError, OSError):
         return 0, 0  # what is wrong is told by the probe
-    if len(sizes) < len(codecs):
-        raise MediaError("it holds video in a format that is not known")
+    sizes = [(codec.height, codec.width) for codec in codecs if codec is not None]
     return max(sizes, default=(0, 0), key=lambda size: size[0] * size[1])
 
 

@@ -3,7 +3,6 @@
 views ── work, several at once ──> a line per clip, appended: its result, or the reason why there is none
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -48,6 +47,8 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path) -> None:
+        import fcntl  # Windows has none; the rest of this module is of use there
+
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,11 +161,12 @@ def work_through(
     ledger: Ledger,
     means: Mapping[str, Any],
     at_once: int,
+    tries: Mapping[str, Any] = {},
 ) -> Tally:
     """Do some work on each clip that the ledger does not hold, several at once, and write down what comes out.
 
-    A clip whose answers or frames cannot be used is a drop. A clip that the server left unanswered is not written down:
-    it is done by the next run. When too many are left in a row, the run stops.
+    A clip whose answers or frames cannot be used is a drop. A clip that the server left unanswered, or whose frames
+    could not be had now, is not written down: it is done by the next run. When too many are left in a row, it stops.
 
     Args:
         clips: fetched as they are needed.
@@ -172,39 +174,42 @@ def work_through(
         ledger: where results go.
         means: all that results depend on, ready for JSON; its hash is the settings' key.
         at_once: clips under way.
+        tries: what only drops depend on, such as the number of attempts: with another one drops are tried again, and
+            results stay.
 
     Raises:
         ChatError: the server is gone, or no request can succeed.
+        OSError: frames of too many clips in a row could not be had.
     """
-    settings = fingerprint(means)
+    settings, of_drops = fingerprint(means), fingerprint({**means, **tries})
     ledger.note(settings, means)
     counts, seen = Counter[str](), set[str]()
 
     def remaining() -> Iterator[V]:
         for clip in clips:
-            if clip.id in seen or ledger.holds(clip.id, settings):
+            if clip.id in seen or ledger.holds(clip.id, settings) or ledger.holds(clip.id, of_drops):
                 counts["earlier"] += 1
             else:
                 seen.add(clip.id)
                 yield clip
 
-    def attempt(clip: V) -> Mapping[str, Any] | MutoscopeError:
+    def attempt(clip: V) -> Mapping[str, Any] | MutoscopeError | OSError:
         try:
             return work(clip)
-        except (BadAnswer, MediaError, ChatError) as error:
+        except (BadAnswer, MediaError, ChatError, OSError) as error:
             return error
 
     in_a_row = 0
     for clip, outcome in in_parallel(attempt, remaining(), at_once):
-        if isinstance(outcome, ChatError) and outcome.blame != "request":
+        if isinstance(outcome, OSError) or (isinstance(outcome, ChatError) and outcome.blame != "request"):
             in_a_row += 1
             counts["unanswered"] += 1
-            if outcome.blame == "setup" or in_a_row >= PATIENCE:
+            if in_a_row >= PATIENCE or (isinstance(outcome, ChatError) and outcome.blame == "setup"):
                 raise outcome
         elif isinstance(outcome, MutoscopeError):
             in_a_row = 0
             counts["drops"] += 1
-            ledger.write(clip.id, settings, None, str(outcome))
+            ledger.write(clip.id, of_drops, None, str(outcome))
         else:
             in_a_row = 0
             counts["results"] += 1

@@ -3,6 +3,7 @@
     folder/entries/<stage>/<2 digits>/<key>.json       which object answers a task; where it is, the task is done
     folder/objects/<2 digits>/<sha256>.parquet         results under the hash of their bytes
     folder/tmp/                                        what is being written, all that a kill can leave behind
+    folder/fetched/, folder/<stage over the set>/      not the manifest's: remote sources, a stage's own files
 
 An object is on disk before the entry that names it, and both appear by one rename or link. Two workers that did the
 same task agree on the entry that came first. Results that equal each other are stored once.
@@ -14,7 +15,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope.core.errors import MutoscopeError
+
+FOLDERS = ("entries", "objects", "tmp", "fetched", "vote")  # beside which a stage over the set has a folder of its own
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,29 @@ class Entry:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed.
+
+    Args:
+        results: entries.
+        size_bytes: of the objects that no other entry names.
+    """
+
+    results: int
+    size_bytes: int
+
+
 class Manifest:
-    """The entries and objects of one folder; any number of processes may use it at a time."""
+    """The entries and objects of one folder; any number of processes may use it at a time.
+
+    Attributes:
+        used: keys of the entries that were found or made through this object.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.used: set[str] = set()
 
     def find(self, task: Task) -> Entry | None:
         """Return the outcome of a task, or None where it is still to be done, or its object was lost."""
@@ -82,7 +103,10 @@ class Manifest:
             whole = not entry.digest or self.path(entry).stat().st_size == entry.size_bytes
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return entry if whole and entry.key == task.key else None
+        if not whole or entry.key != task.key:
+            return None
+        self.used.add(entry.key)
+        return entry
 
     def path(self, entry: Entry) -> Path:
         """Return where the object of an entry lies."""
@@ -127,10 +151,28 @@ class Manifest:
         """Remove what killed processes left half written; to be called while none is at work."""
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
 
+    def prune(self, used: Collection[str]) -> Pruned:
+        """Remove all entries but some, and the objects that none of these names; to be called while none is at work.
+
+        Args:
+            used: keys of the entries to keep.
+        """
+        entries = [path for path in self.folder.glob("entries/*/*/*.json") if path.stem not in used]
+        for path in entries:  # first: an entry without its object is work to be done, the reverse only takes space
+            path.unlink()
+        kept = (json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("entries/*/*/*.json"))
+        named = {f"{entry['outcome']['digest']}{entry['outcome']['suffix']}" for entry in kept}
+        objects = [path for path in self.folder.glob("objects/*/*") if path.name not in named]
+        size_bytes = sum(path.stat().st_size for path in objects)
+        for path in objects:
+            path.unlink()
+        return Pruned(len(entries), size_bytes)
+
     def _entry_path(self, task: Task) -> Path:
         return self.folder / "entries" / task.stage / task.key[:2] / f"{task.key}.json"
 
     def _enter(self, task: Task, entry: Entry) -> Entry:
+        self.used.add(task.key)
         asked = {name: getattr(task, name) for name in ("source", "stage", "version", "parameters")}
         final = self._entry_path(task)
         with self._temporary(".json") as temporary:

@@ -25,11 +25,18 @@ Plane = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]  # of any size
 
 SMALL_AREA_PX = 160 * 90
 FLOW_AREA_PX = 128 * 72
+OBLONG = 16  # how many times longer than high, or higher than long, the small frame may be
+# OpenCV chooses the scales of DIS by the width alone once a side is below 32 pixels (patches of 8 at a quarter of the
+# size), and writes out of bounds where the height has no room for them: 128 * 72 pixels have such a side beyond 9 : 1
+FLOW_OBLONG = 9
 TILE, CHROMA_TILE = 32, 16
 CELLS, CHROMA_CELLS = 8, 4
 NUM_CELLS = CELLS**2 + 2 * CHROMA_CELLS**2
 EDGE_LEVELS = 12  # a step between neighbours of the small frame that makes an edge
 STILL_LEVELS = 2  # what compression does to pixels that do not change
+LEAST_SHIFT = 1.0  # levels by which a point must be expected to change to say whether the camera moves
+STOOD_SHARE = 0.1  # of that change: what changes less has not moved
+STOOD_POINTS, STOOD_LEAST = 0.5, 4  # share and number of such points from which the camera stands, whatever moves
 BORDER_LEVELS = 10  # how far the pixels of a flat border may stray from its colour
 BORDER_SHARE = 0.98  # of the pixels of a row, those which must not: specks of compression are allowed
 BLACK, WHITE, GREY, LUMA_RANGE, CHROMA_RANGE = 16, 235, 128, 219.0, 224.0
@@ -82,9 +89,16 @@ class Levels:
     chroma_tiles: UInt8[np.ndarray, "2 16 16"]
 
 
-def small_size(width: int, height: int, area_px: int = SMALL_AREA_PX) -> tuple[int, int]:
-    """Return width and height of about `area_px` pixels in the same proportion, in steps of four and two."""
-    aspect = min(max(width / height, 1 / 16), 16.0)
+def small_size(width: int, height: int, area_px: int = SMALL_AREA_PX, oblong: float = OBLONG) -> tuple[int, int]:
+    """Return width and height of about `area_px` pixels in the same proportion, in steps of four and two.
+
+    Args:
+        width: of the frame.
+        height: of the frame.
+        area_px: pixels wanted.
+        oblong: the greatest proportion of the two sides; a frame beyond it is squeezed.
+    """
+    aspect = min(max(width / height, 1 / oblong), oblong)
     wide = max(4, 4 * round(math.sqrt(area_px * aspect) / 4))
     return wide, max(4, 2 * round(area_px / wide / 2))
 
@@ -274,8 +288,12 @@ def cells_of(
 
 def sharpness(small: UInt8[np.ndarray, "n h w"]) -> Float32[np.ndarray, " n"]:
     """Return the variance of the Laplacian of each frame, in levels squared."""
-    spread = [cv2.meanStdDev(cv2.Laplacian(frame, cv2.CV_16S))[1][0, 0] for frame in small]
-    return np.square(np.array(spread)).astype(np.float32)
+    found = []
+    for frame in small:
+        response = cv2.Laplacian(frame, cv2.CV_16S)
+        mean = cv2.mean(response)[0]
+        found.append(cv2.norm(response, cv2.NORM_L2SQR) / response.size - mean * mean)
+    return np.array(found, np.float32)
 
 
 def changes(small: UInt8[np.ndarray, "n h w"]) -> tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, " m"]]:
@@ -289,31 +307,27 @@ def changes(small: UInt8[np.ndarray, "n h w"]) -> tuple[Float32[np.ndarray, " m"
     return change, still
 
 
-def edges(small: UInt8[np.ndarray, "n h w"]) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, "n h w"]]:
-    """Return where edges are (1, else 0), and the same grown by two pixels, so that slow motion stays within."""
-    tall = rearrange(small, "n h w -> (n h) w")
-    steps = np.zeros_like(tall)
-    cv2.absdiff(tall[:, 1:], tall[:, :-1], dst=steps[:, 1:])
-    steps[1:] = cv2.max(steps[1:], cv2.absdiff(tall[1:], tall[:-1]))
-    found = cv2.threshold(steps, EDGE_LEVELS, 1, cv2.THRESH_BINARY)[1].reshape(small.shape)
-    found[:, 0] = 0  # the first line was compared with the last of the frame before
-    grown = cv2.dilate(found.reshape(tall.shape), np.ones((5, 5), np.uint8)).reshape(small.shape)
-    return found, grown
+def edge_changes(small: UInt8[np.ndarray, "n h w"]) -> Float32[np.ndarray, " m"]:
+    """Return at each frame the larger of the shares of edges that come and that go (Zabih et al. 1995).
 
-
-def edge_change(found: UInt8[np.ndarray, "n h w"], grown: UInt8[np.ndarray, "n h w"]) -> Float32[np.ndarray, " m"]:
-    """Return the larger of the shares of edges that come and that go at each frame (Zabih et al. 1995)."""
-    count = _sums(found)
-    kept = _sums(found[1:] & grown[:-1])
-    stayed = _sums(found[:-1] & grown[1:])
-    enough = np.float32(0.002 * found[0].size)  # of a handful of edges, shares say nothing
-    come = (count[1:] - kept) / np.maximum(count[1:], enough)
-    gone = (count[:-1] - stayed) / np.maximum(count[:-1], enough)
-    return np.maximum(come, gone)
-
-
-def _sums(masks: UInt8[np.ndarray, "n h w"]) -> Float32[np.ndarray, " n"]:
-    return np.array([cv2.countNonZero(mask) for mask in masks], np.float32)
+    An edge that moves by up to two pixels neither comes nor goes.
+    """
+    enough = 0.002 * small[0].size  # of a handful of edges, shares say nothing
+    around = np.ones((5, 5), np.uint8)
+    steps = np.zeros_like(small[0])
+    shares, before = [], None
+    for frame in small:  # one by one, as what is at hand stays in the cache
+        cv2.absdiff(frame[:, 1:], frame[:, :-1], dst=steps[:, 1:])
+        steps[:, 0] = 0
+        cv2.max(steps[1:], cv2.absdiff(frame[1:], frame[:-1]), dst=steps[1:])
+        steps[0] = 0
+        edge = cv2.threshold(steps, EDGE_LEVELS, 1, cv2.THRESH_BINARY)[1]
+        after = edge, cv2.dilate(edge, around), cv2.countNonZero(edge)
+        if before is not None:
+            kept, stayed = (cv2.countNonZero(one[0] & other[1]) for one, other in ((after, before), (before, after)))
+            shares.append(max((after[2] - kept) / max(after[2], enough), (before[2] - stayed) / max(before[2], enough)))
+        before = after
+    return np.array(shares, np.float32)
 
 
 @dataclass(frozen=True)
@@ -328,24 +342,43 @@ class Flow:
     def of(cls, width: int, height: int) -> "Flow":
         """Choose the size at which frames of such a shape are compared."""
         engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        return cls(small_size(width, height, FLOW_AREA_PX), width / height, engine)
+        return cls(small_size(width, height, FLOW_AREA_PX, FLOW_OBLONG), width / height, engine)
 
     def between(
-        self, before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"]
-    ) -> Float32[np.ndarray, "points 2"]:
-        """Return the motion at a grid of points, in frame widths."""
-        # None: an array here would be the first guess; the stubs do not know
-        field = self.engine.calc(  # pyright: ignore[reportCallIssue]
-            _resized(before, self.size),
-            _resized(after, self.size),
-            None,  # pyright: ignore[reportArgumentType]
-        )
-        points = field[12:-8:8, 12:-8:8] / np.float32(self.size[0])
-        points[..., 1] *= self._stretch
-        return rearrange(points, "h w xy -> (h w) xy")
+        self, small: UInt8[np.ndarray, "m h w"]
+    ) -> tuple[Float32[np.ndarray, "n points 2"], Float32[np.ndarray, "n points 3"]]:
+        """Return from each frame to the next the motion at a grid of points, in frame widths, and what is seen there.
 
-    def camera(self, motions: Float32[np.ndarray, "n points 2"]) -> Float32[np.ndarray, "n 5"]:
+        Seen are, in levels, the mean steps to the pixel beside and below, and the mean change, of 8 x 8 pixels.
+        """
+        grid = np.s_[12:-8:8, 12:-8:8]
+        width, height = self.size
+        high, wide = len(range(12, height - 8, 8)), len(range(12, width - 8, 8))
+        inner = np.s_[8 : 8 + 8 * high, 8 : 8 + 8 * wide]
+        eight = np.full((1, 8), 1 / 8, np.float32)  # means of 8 x 8 pixels as two products of matrices
+        down, across = np.kron(np.eye(high, dtype=np.float32), eight), np.kron(np.eye(wide, dtype=np.float32), eight.T)
+        motions, seen = [], []
+        for before, after in itertools.pairwise([_resized(frame, self.size) for frame in small]):
+            # None: an array here would be the first guess; the stubs do not know
+            field = self.engine.calc(before, after, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+            motions.append(field[grid])
+            changes = ((before[:, 1:], before[:, :-1]), (before[1:], before[:-1]), (after, before))
+            seen.append([down @ cv2.absdiff(*pair)[inner].astype(np.float32) @ across for pair in changes])
+        moved = np.stack(motions) / np.float32(self.size[0])
+        moved[..., 1] *= self._stretch
+        return rearrange(moved, "n h w xy -> n (h w) xy"), rearrange(np.array(seen), "n step h w -> n (h w) step")
+
+    def camera(
+        self, motions: Float32[np.ndarray, "n points 2"], seen: Float32[np.ndarray, "n points 3"]
+    ) -> Float32[np.ndarray, "n 5"]:
         """Explain motion by a pan, zoom and roll of the camera, least squares made robust by reweighting.
+
+        Where a ground is empty, flow spreads over it from the things that move, or follows noise, and looks like a
+        camera. So its motion counts only if the points that it would change did change.
+
+        Args:
+            motions: of the points, from `between`.
+            seen: at the points, from `between`.
 
         Returns:
             x, y in frame widths, log of the zoom, roll in radians, and the mean motion that is left, in frame widths.
@@ -353,16 +386,28 @@ class Flow:
         x, y = self._points
         zero, one = np.zeros_like(x), np.ones_like(x)
         design = np.stack([np.stack([one, zero, x, -y], -1), np.stack([zero, one, y, x], -1)], axis=1)  # points 2 4
+        rows = rearrange(design, "points xy way -> (points xy) way")
+        wanted = rearrange(motions, "n points xy -> n (points xy) 1")
         weight = np.ones(motions.shape[:2], np.float32)
         ridge = 1e-6 * np.eye(4, dtype=np.float32)
         for _ in range(4):
-            normal = np.einsum("np,pai,paj->nij", weight, design, design, optimize=True) + ridge
-            right = np.einsum("np,pai,npa->ni", weight, design, motions, optimize=True)
-            motion = np.linalg.solve(normal, right[..., None])[..., 0]
-            left = np.linalg.norm(motions - np.einsum("pai,ni->npa", design, motion), axis=-1)
+            weighted = rows * np.repeat(weight, 2, axis=1)[..., None]
+            normal = rows.T @ weighted + ridge
+            motion = np.linalg.solve(normal, rearrange(weighted, "n row way -> n way row") @ wanted)[..., 0]
+            explained = rearrange(motion @ rows.T, "n (points xy) -> n points xy", xy=2)
+            left = np.linalg.norm(motions - explained, axis=-1)
             scale = np.median(left, axis=1, keepdims=True) + np.float32(1e-4)
             weight = (1 / (1 + np.square(left / scale))).astype(np.float32)
-        return np.column_stack([motion, left.mean(axis=1)]).astype(np.float32)
+        shift = np.abs(explained) * np.float32(self.size[0])  # in pixels
+        shift[..., 1] /= self._stretch
+        # further than a few pixels, where another edge comes, more motion makes no more change
+        expected = (seen[..., :2] * np.minimum(shift, 4)).sum(axis=-1)
+        tells = expected >= LEAST_SHIFT
+        stood = (tells & (seen[..., 2] < STOOD_SHARE * expected)).sum(axis=1)
+        stands = (tells.sum(axis=1) >= STOOD_LEAST) & (stood >= STOOD_POINTS * tells.sum(axis=1))
+        motion[stands] = 0
+        rest = np.where(stands[:, None], np.linalg.norm(motions, axis=-1), left).mean(axis=1)
+        return np.column_stack([motion, rest]).astype(np.float32)
 
     @property
     def _stretch(self) -> float:

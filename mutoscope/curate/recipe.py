@@ -1,5 +1,6 @@
 """The recipe that is used when none is given: for videos of one's own, careful not to drop what is good."""
 
+from mutoscope.curate.duplicates import Duplicates
 from mutoscope.curate.filter import Threshold, Thresholds
 from mutoscope.curate.runner import Curation, Signals, Split
 
@@ -11,8 +12,9 @@ MOTION = (Threshold("still", "mean", at_most=0.995, unit="of the picture", bette
 
 
 def default() -> Curation:
-    """Split at transitions; drop what is black, blank or frozen."""
+    """Split at transitions; drop what is black, blank, frozen or there twice."""
     return Curation(
         name="Clips",
         stages=(Signals(), Split(), Thresholds(LIGHT, name="light"), Thresholds(MOTION, name="motion")),
+        together=(Duplicates(),),
     )

@@ -4,8 +4,8 @@ import base64
 import html
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from jaxtyping import Float64, Int64
 
 from mutoscope.core.files import replacing
 from mutoscope.curate.filter import FACTS, Threshold
-from mutoscope.curate.stage import CLIPS
+from mutoscope.curate.nested import LEVELS, funnel, table
+from mutoscope.curate.score import Score
+from mutoscope.curate.stage import CAPTIONS, EMBEDDING, is_score
 from mutoscope.data import tars
 
 Row = dict[str, Any]
@@ -26,6 +28,7 @@ SHEET_OF_REASON = 8  # pictures of what was dropped for one reason
 EXAMPLES = 5  # names of files with one problem
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d.,x:e+-]*(?![\w])")
 VALUE = re.compile(r"^(\S+) \S+( .+)? is (below|above) (\S+)$")
+DUPLICATE = re.compile(r"^(\w+) duplicate of (\S+), which is (.+)$")
 
 STYLE = """
 :root { --ground: #fff; --ink: #1c1d20; --soft: #5d626b; --line: #dcdfe4; --kept: #2563a8; --dropped: #b9bec7;
@@ -53,8 +56,9 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 .chart svg { width: 100%; height: auto; display: block }
 .chart text { font: 10px system-ui, sans-serif; fill: var(--soft) }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .5rem }
-.sheet figure { margin: 0 }
-.sheet img, .blank { width: 100%; aspect-ratio: 16/10; object-fit: cover; border-radius: .3rem;
+.sheet figure { margin: 0 } .pairs { grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)) }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem }
+.sheet img, .blank { width: 100%; aspect-ratio: 16/10; object-fit: contain; border-radius: .3rem;
   background: var(--tile); display: block }
 .sheet figcaption { font-size: .75rem; color: var(--soft); overflow-wrap: anywhere; line-height: 1.3;
   margin-top: .15rem }
@@ -76,6 +80,8 @@ class Card:
         scores: numbers that were measured of clips, in the order of the recipe.
         limits: of the recipe, by the name of the number.
         recipe: JSON.
+        about: scores that explain themselves, by the name of the number.
+        funnels: of each stage that nests levels, the lines of `nested.table`.
     """
 
     folder: Path
@@ -86,6 +92,8 @@ class Card:
     scores: Sequence[str]
     limits: dict[str, Threshold]
     recipe: str
+    about: dict[str, Score] = field(default_factory=dict)
+    funnels: Sequence[Sequence[Sequence[str]]] = ()
 
     @property
     def kept(self) -> list[Row]:
@@ -98,24 +106,33 @@ class Card:
         return [clip for clip in self.clips if clip["dropped_by"]]
 
 
-def write(out: Path, name: str, limits: Iterable[Threshold]) -> Path:
+def write(
+    out: Path, name: str, limits: Iterable[Threshold], scores: Iterable[Score] = (), nested: Iterable[str] = ()
+) -> Path:
     """Write `card.html` from the tables of a data set.
 
     Args:
         out: folder of the data set.
         name: of the data set.
         limits: that were put on its clips.
+        scores: what numbers mean; those in pixels are rows and columns, which say nothing as a chart.
+        nested: names of the stages that nest levels.
     """
-    clips = pq.read_table(out / "clips.parquet")
+    about = {score.name: score for score in scores}
+    schema = pq.read_schema(out / "clips.parquet")
+    clips = pq.read_table(out / "clips.parquet", columns=[name for name in schema.names if name != EMBEDDING])
+    told = {*FACTS, LEVELS.name, *(score.name for score in about.values() if score.unit == "pixels")}
     card = Card(
         out,
         name,
         pq.read_table(out / "sources.parquet").to_pylist(),
         clips.to_pylist(),
         tars.Tars(out).rows,
-        [column for column in clips.column_names if column not in CLIPS.names and column not in FACTS],
+        [field.name for field in clips.schema if is_score(field) and field.name not in told],
         {limit.score: limit for limit in limits},
         (out / "recipe.json").read_text(encoding="utf-8"),
+        about,
+        [table(funnel(clips, out / "work" / stage)) for stage in nested],
     )
     path = out / "card.html"
     with replacing(path) as temporary:
@@ -131,6 +148,7 @@ def page(card: Card) -> str:
         f'<p class="soft">{_summary(card)}</p>',
         _tiles(card),
         _flow(card),
+        *map(_funnel, card.funnels),
         _problems(card),
         _licences(card),
         _charts(card),
@@ -182,7 +200,8 @@ def _flow(card: Card) -> str:
     unusable_s = sum(source["duration_s"] for source in card.sources if source["stage"] == "ingest")
     between_s = max(0.0, total_s - unusable_s - _seconds(card.clips))
     parts = [("kept", len(card.kept), _seconds(card.kept)), ("not usable", 0, unusable_s)]
-    parts += [(f"dropped by {stage}", len(clips), _seconds(clips)) for stage, clips in by_stage.items()]
+    ranked_stages = sorted(by_stage.items(), key=lambda item: (-_seconds(item[1]), item[0]))
+    parts += [(f"dropped by {stage}", len(clips), _seconds(clips)) for stage, clips in ranked_stages]
     parts.append(("between clips: transitions, trimmed ends", 0, between_s))
     parts = [part for part in parts if part[1] or part[2] > 0.005]
     shades = [
@@ -208,7 +227,7 @@ def _flow(card: Card) -> str:
         reasons[clip["dropped_by"], grouped(clip["reason"])].append(clip)
     ranked = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
     why = [
-        [html.escape(stage), html.escape(reason), str(len(clips)), _time(_seconds(clips))]
+        [html.escape(stage), _explained(reason, card), str(len(clips)), _time(_seconds(clips))]
         for (stage, reason), clips in ranked
     ]
     text = f'<h2>Where the time went</h2><div class="bar">{bar}</div>'
@@ -216,6 +235,19 @@ def _flow(card: Card) -> str:
     if why:
         text += "<h3>Why clips were dropped</h3>" + _table(["stage", "reason", "clips", "time"], why, numbers=(2, 3))
     return text
+
+
+def _funnel(lines: Sequence[Sequence[str]]) -> str:
+    """Show how many clips come up to each level, and what stops the others."""
+    heads = ["level", "limit", "came", "stopped", "clips", "seconds"]
+    cells = [[html.escape(cell) for cell in line] for line in lines]
+    return "<h2>Levels, each within the one before it</h2>" + _table(heads, cells, numbers=(2, 3, 4, 5))
+
+
+def _explained(reason: str, card: Card) -> str:
+    """Return a reason, and below it what the number that it speaks of says."""
+    about = card.about.get(reason.partition(" is ")[0])
+    return html.escape(reason) + (f'<br><span class="soft">{html.escape(about.meaning)}</span>' if about else "")
 
 
 def _problems(card: Card) -> str:
@@ -249,7 +281,10 @@ def _licences(card: Card) -> str:
 
 
 def grouped(reason: str) -> str:
-    """Return a reason without the numbers of the one case, so that equal ones can be counted."""
+    """Return a reason without the numbers and names of the one case, so that equal ones can be counted."""
+    of_another = DUPLICATE.match(reason)
+    if of_another:
+        return f"{of_another[1]} duplicate of a clip that is {of_another[3]}"
     of_limit = VALUE.match(reason)
     if of_limit:
         name, unit, side, limit = of_limit.groups()
@@ -280,11 +315,11 @@ def _charts(card: Card) -> str:
     ]
     charts = [_chart(card, name, unit, value) for name, unit, value in facts]
     for name in card.scores:
-        if any(isinstance(clip[name], str) for clip in card.clips):
+        if any(isinstance(clip[name], str | list) for clip in card.clips):
             charts.append(_names(card, name))
             continue
-        limit = card.limits.get(name)
-        charts.append(_chart(card, name, limit.unit if limit else "", lambda clip, name=name: clip[name]))
+        one = card.limits.get(name) or card.about.get(name)
+        charts.append(_chart(card, name, one.unit if one else "", lambda clip, name=name: clip[name]))
     legend = (
         '<p class="soft"><span class="key" style="background:var(--kept);margin-left:0"></span>kept'
         '<span class="key" style="background:var(--dropped)"></span>dropped'
@@ -294,8 +329,8 @@ def _charts(card: Card) -> str:
 
 
 def _names(card: Card, score: str) -> str:
-    """Count the clips of each name, such as those of camera moves."""
-    kept, dropped = (Counter(clip[score] for clip in clips if clip[score]) for clips in (card.kept, card.dropped))
+    """Count the clips of each name, such as those of camera moves, or of each tag."""
+    kept, dropped = (Counter(_named(clip[score] for clip in clips)) for clips in (card.kept, card.dropped))
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{kept[name]}</td><td>{dropped[name]}</td></tr>"
         for name in sorted(kept | dropped, key=lambda name: (-kept[name] - dropped[name], name))
@@ -319,6 +354,11 @@ def _chart(card: Card, name: str, unit: str, value: Callable[[Row], float | None
     svg = _bars(np.histogram(kept, edges)[0], np.histogram(dropped, edges)[0], (low, high), limits)
     shown = f"{html.escape(name)}{f', {html.escape(unit)}' if unit else ''}"
     return f'<div class="chart"><h3>{shown}</h3>{svg}</div>'
+
+
+def _named(values: Iterable[str | list[str] | None]) -> Iterator[str]:
+    for value in values:
+        yield from filter(None, value if isinstance(value, list) else [value])
 
 
 def _values(clips: Iterable[Row], value: Callable[[Row], float | None]) -> Float64[np.ndarray, " n"]:
@@ -379,24 +419,36 @@ class _Album:
     def __init__(self, card: Card) -> None:
         self._folder = card.folder
         self._sources = {source["id"]: source for source in card.sources if source["stage"] != "ingest"}
+        self._clips = {clip["id"]: clip for clip in card.clips}
         self._pictures: dict[str, list[tuple[int, bytes]]] = {}
 
     def sheet(self, clips: Sequence[Row], *, is_kept: bool) -> str:
-        """Lay out clips, each with its file and what is most worth knowing of it."""
-        figures = []
+        """Lay out clips, each with its file and what is most worth knowing of it, a duplicate beside what was kept."""
+        figures, are_pairs = [], False
         for clip in clips:
             source = self._sources[clip["source"]]
-            picture = self._of(clip)
-            seen = '<div class="blank"></div>'  # a short clip may lie between two stored pictures
-            if picture:
-                seen = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
-            place = "" if source["kind"] == "image" else f", {clip['start_s']:.1f} to {clip['end_s']:.1f} s"
-            told = source["caption"] if is_kept else clip["reason"]
-            text = html.escape(f"{Path(source['path']).name}{place}") + (
-                f"<br>{html.escape(told[:120])}" if told else ""
-            )
+            told = _caption(clip) or source["caption"] if is_kept else clip["reason"]
+            seen, text = self._picture(clip), self._place(clip)
+            of_another = None if is_kept else DUPLICATE.match(told)
+            other = self._clips.get(of_another[2]) if of_another else None
+            if of_another and other:
+                are_pairs = True
+                seen = f'<div class="pair">{seen}{self._picture(other)}</div>'
+                text, told = f"{text} | {self._place(other)}", f"the second is {of_another[3]}"
+            text = html.escape(text) + (f"<br>{html.escape(told[:120])}" if told else "")
             figures.append(f"<figure>{seen}<figcaption>{text}</figcaption></figure>")
-        return f'<div class="sheet">{"".join(figures)}</div>'
+        return f'<div class="sheet{" pairs" if are_pairs else ""}">{"".join(figures)}</div>'
+
+    def _place(self, clip: Row) -> str:
+        source = self._sources[clip["source"]]
+        place = "" if source["kind"] == "image" else f", {clip['start_s']:.1f} to {clip['end_s']:.1f} s"
+        return f"{Path(source['path']).name}{place}"
+
+    def _picture(self, clip: Row) -> str:
+        data = self._of(clip)
+        if not data:
+            return '<div class="blank"></div>'  # a short clip may lie between two stored pictures
+        return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
 
     def _of(self, clip: Row) -> bytes | None:
         pictures = self._pictures.get(clip["source"])
@@ -413,6 +465,11 @@ class _Album:
         table = pq.read_table(path, columns=["index", "picture"])
         pairs = zip(table["index"].to_pylist(), table["picture"].to_pylist(), strict=True)
         return [(index, data) for index, data in pairs if data is not None]
+
+
+def _caption(clip: Row) -> str:
+    captions = clip.get(CAPTIONS.name)
+    return captions[0]["text"] if captions else ""
 
 
 def _spread(clips: Sequence[Row], most: int) -> list[Row]:

@@ -2,7 +2,8 @@
 
     sources ─ listing ─> inputs ─┬─ one process each: examine ─ signals ─ split ─ thresholds ─ ... ─┐
                                  └─ ...                                                             │
-    shards, index <─ write <─ clips.parquet: every clip with the stage that dropped it, and why <───┘
+                                     all clips: duplicates ─ balance ─ ... <─ gather <──────────────┘
+    shards, index <─ write <─ clips.parquet: every clip with the stage that dropped it, and why <─┘
 
     out/recipe.json       the resolved recipe
     out/sources.parquet   one row per input, with its problem where it has one
@@ -15,9 +16,10 @@ A run that was killed goes on where it was; a changed recipe does again only wha
 """
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,19 +27,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mutoscope.core import config
-from mutoscope.core.errors import MediaError, MutoscopeError, RecipeError, RequestError
+from mutoscope.core.errors import MutoscopeError, RecipeError, RequestError
 from mutoscope.core.files import replacing
 from mutoscope.core.log import progress
-from mutoscope.curate import pool, report, signals, split
+from mutoscope.curate import pool, report, text
 from mutoscope.curate import write as writing
+from mutoscope.curate.balance import Balance
+from mutoscope.curate.chain import HERE, Chain, Outcome, Signals, Split, unknown
+from mutoscope.curate.describe import Captions
+from mutoscope.curate.duplicates import Duplicates
 from mutoscope.curate.filter import FACTS, Thresholds
-from mutoscope.curate.ingest import Ingest, Input, Shelf, Source, examine, listing, short, tells_of_machine
-from mutoscope.curate.manifest import Manifest, Task
+from mutoscope.curate.ingest import Ingest, Input, Shelf, Source, listing
+from mutoscope.curate.keyframes import Keyframes
+from mutoscope.curate.learned import Learned, LearnedTogether
+from mutoscope.curate.manifest import FOLDERS, Manifest, Pruned
+from mutoscope.curate.nested import Nested
 from mutoscope.curate.pool import Engine, Lost
-from mutoscope.curate.score import Scores
-from mutoscope.curate.signals import SignalSettings
-from mutoscope.curate.split import SplitSettings
-from mutoscope.curate.stage import CLIPS, Reads, Stage, Work, clip_id, save, whole
+from mutoscope.curate.score import SCORES, Scores
+from mutoscope.curate.stage import (
+    CAPTIONS,
+    CLIPS,
+    EMBEDDING,
+    SetStage,
+    SetView,
+    Stage,
+    is_score,
+    replace_columns,
+    whole,
+)
+from mutoscope.curate.tags import Tags
+from mutoscope.curate.text import TextArea
 from mutoscope.curate.write import Kept, Shards, Write
 
 WRITTEN = ("recipe", "sources", "clips", "card")  # files in the folder of the data set
@@ -55,61 +74,9 @@ SOURCES = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Signals:
-    """The stage that decodes: one row of numbers per frame.
-
-    Args:
-        settings: what is sampled, and how often.
-    """
-
-    settings: SignalSettings = SignalSettings()
-    name: str = field(default="signals", init=False)
-    version: int = field(default=signals.VERSION, init=False)
-    reads: tuple[Reads, ...] = field(default=("pixels",), init=False)
-    makes: Literal["signals", "clips"] = field(default="signals", init=False)
-
-    def run(self, work: Work, out: Path) -> None:
-        """Measure every frame."""
-        signals.save(work.fetch(), out, self.settings)
-
-
-@dataclass(frozen=True)
-class Split:
-    """The stage that finds the shots of a video; a picture is one clip.
-
-    Args:
-        settings: what makes a transition, and how long clips are.
-    """
-
-    settings: SplitSettings = SplitSettings()
-    name: str = field(default="split", init=False)
-    version: int = field(default=split.VERSION, init=False)
-    reads: tuple[Reads, ...] = field(default=("signals",), init=False)
-    makes: Literal["signals", "clips"] = field(default="clips", init=False)
-
-    def run(self, work: Work, out: Path) -> None:
-        """Write a row for each span between transitions, also for those that are dropped."""
-        if work.source.kind == "image":
-            save(whole(work.source), out)
-            return
-        table = work.signals()
-        times = [*table.column("time_s").to_pylist(), work.source.duration_s]
-        rows = [
-            {
-                "id": clip_id(work.source, span.start, span.end),
-                "source": work.source.id,
-                "start": span.start,
-                "end": span.end,
-                "start_s": times[span.start],
-                "end_s": times[span.end],
-                "dropped_by": self.name if span.reason_for_drop else "",
-                "reason": span.reason_for_drop,
-                "notes": "",
-            }
-            for span in split.spans(table, self.settings)
-        ]
-        save(pa.Table.from_pylist(rows, CLIPS), out)
+# What a recipe can be made of, by its Python or its JSON: a new stage is added to one of these two.
+SourceStages = Keyframes | Signals | Split | Scores | TextArea | Learned | Thresholds
+SetStages = Duplicates | Balance | Nested | Captions | Tags | LearnedTogether
 
 
 @dataclass(frozen=True)
@@ -118,59 +85,72 @@ class Curation:
 
     Args:
         name: what the data set is called.
-        stages: in order. Without `Split`, each source is one clip.
+        stages: that each source goes through, in order. Without `Split`, each source is one clip.
+        together: stages over the clips of all sources, in order, after those.
         ingest: how sources are taken in.
         write: how clips are written.
         split: which part of a larger whole the clips are, as in `Clip`.
     """
 
     name: str
-    stages: tuple[Signals | Split | Scores | Thresholds, ...]
+    stages: tuple[SourceStages, ...]
+    together: tuple[SetStages, ...] = ()
     ingest: Ingest = Ingest()
     write: Write = Write()
     split: Literal["train", "held_out", "any"] = "train"
 
     def __post_init__(self) -> None:
-        check_order(self.stages)
+        check_order(self.stages, self.together)
+        for stage in self.together:
+            if isinstance(stage, Nested) and 0 < self.write.short_side_px < stage.levels[-1].short_side_px:
+                raise RecipeError(
+                    f"Clips are written with a short side of {self.write.short_side_px}, but level "
+                    f"{stage.levels[-1].name} of {stage.name} trains at {stage.levels[-1].short_side_px}. "
+                    "Raise write.short_side_px, or set it to 0 to leave clips as large as they are."
+                )
 
 
-def check_order(stages: Sequence[Stage]) -> None:
+def check_order(stages: Sequence[Stage], together: Sequence[SetStage] = ()) -> None:
     """Refuse stages that could not run.
 
     Raises:
-        RecipeError: two have one name, or one reads what none before it makes.
+        RecipeError: two have one name, a name is no name of a folder, or one reads what none before it makes.
     """
-    names = [stage.name for stage in stages]
+    names = [stage.name for stage in (*stages, *together)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(f"Two stages are named {twice[0]}. Give one of them another name.")
+    for name in names:
+        if not name or name.startswith(".") or "/" in name or "\\" in name:
+            raise RecipeError(f"A stage is named {name!r}, which is no name of a folder. Give it another one.")
+    for stage in together:
+        if stage.name in FOLDERS:
+            raise RecipeError(f"A stage over the set is named {stage.name}, which is taken. Give it another name.")
     made = set()
     for stage in stages:
         scores = isinstance(stage, Thresholds) and all(limit.column in FACTS for limit in stage.limits)
         if "signals" in stage.reads and "signals" not in made and not scores:
             raise RecipeError(f"Stage {stage.name} reads signals, which none before it makes. Put Signals() before it.")
         made.add(stage.makes)
+    for stage in together:
+        if isinstance(stage, Duplicates) and "signals" not in made:
+            raise RecipeError(f"Stage {stage.name} reads signals, which no stage makes. Put Signals() first in stages.")
+        if isinstance(stage, Balance) and not any(_embeds(one) for one in (*stages, *together)):
+            raise RecipeError(
+                f"Stage {stage.name} needs the column {EMBEDDING}, which no stage makes. "
+                "Put Learned((Embedding(...),)) into stages; see docs/concepts/scores.md."
+            )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one input.
+def _embeds(stage: Stage | SetStage) -> bool:
+    """Say whether a stage embeds clips; one of a person's own may, which cannot be known before."""
+    if isinstance(stage, Learned | LearnedTogether):
+        return any(score.name == EMBEDDING for score in _judges(stage).scores)
+    return not isinstance(stage, SourceStages | SetStages)
 
-    Args:
-        source: what it is.
-        clips: its table of clips, "" where it came to none.
-        signals: its table of frames, "" where it has none.
-        stage: that found a problem, "" if none did.
-        problem: what is wrong, "" if nothing is.
-        done: stages that were run now, not found done.
-    """
 
-    source: Source
-    clips: str = ""
-    signals: str = ""
-    stage: str = ""
-    problem: str = ""
-    done: tuple[str, ...] = ()
+def _judges(stage: Learned | LearnedTogether) -> Learned:
+    return stage.learned if isinstance(stage, LearnedTogether) else stage
 
 
 @dataclass(frozen=True)
@@ -184,6 +164,7 @@ class Summary:
         kept: clips in the shards.
         decoded: sources whose frames were read now, and not before.
         again: inputs and stages that failed here and are tried again by the same command.
+        pruned: what was removed of results that this run did not use, None if that was not asked for or not done.
     """
 
     inputs: int
@@ -192,10 +173,17 @@ class Summary:
     kept: int
     decoded: int
     again: tuple[str, ...] = ()
+    pruned: Pruned | None = None
 
 
 def run(
-    recipe: Curation, sources: Sequence[str], out: Path, *, workers: int | None = None, engine: Engine = "local"
+    recipe: Curation,
+    sources: Sequence[str],
+    out: Path,
+    *,
+    workers: int | None = None,
+    engine: Engine = "local",
+    prune: bool = False,
 ) -> Summary:
     """Make a data set, or bring one up to date.
 
@@ -205,12 +193,18 @@ def run(
         out: folder of the data set.
         workers: processes; one per core, or as many as the cluster has, if not given. 0 works in this one.
         engine: ``local`` or ``ray``.
+        prune: at the end remove stored results that this run did not use: of sources that were not given, and of
+            settings that are no longer those of the recipe. What stages over the set keep stays. Nothing is removed
+            where something is to be tried again.
 
     Raises:
         RequestError: a source does not exist, or another run is at work in `out`.
+        RecipeError: a stage asks for what there is not.
         MutoscopeError: `out` cannot be written.
     """
-    return run_stages(recipe, recipe.stages, sources, out, workers=workers, engine=engine)
+    return run_stages(
+        recipe, recipe.stages, sources, out, together=recipe.together, workers=workers, engine=engine, prune=prune
+    )
 
 
 def run_stages(
@@ -219,12 +213,17 @@ def run_stages(
     sources: Sequence[str],
     out: Path,
     *,
+    together: Sequence[SetStage] = (),
     workers: int | None = None,
     engine: Engine = "local",
+    prune: bool = False,
 ) -> Summary:
     """Do what `run` does with other stages than those of the recipe, which a JSON recipe could not name."""
     pool.refuse_missing(engine)
-    check_order(stages)
+    check_order(stages, together)
+    for stage in (*stages, *together):
+        if isinstance(stage, TextArea | Learned | LearnedTogether):
+            stage.check()  # that what it needs is here
     if workers is None:
         workers = 0 if engine == "ray" else _cores()
     inputs = listing(sources, out)
@@ -232,16 +231,24 @@ def run_stages(
         for half in (path for name in WRITTEN for path in out.glob(f".{name}.*")):
             half.unlink()  # a killed run left it
         config.save_resolved(recipe, out / "recipe.json")
-        Manifest(out / "work").sweep()
+        manifest = Manifest(out / "work")
+        manifest.sweep()
         crew = Crew(workers, engine, recipe.ingest)
         chain = Chain(tuple(stages), recipe.ingest, out / "work")
         outcomes = _examine_all(chain, inputs, crew)
-        clips = _gather(outcomes)
+        clips, later = _consider(together, _gather(outcomes), outcomes, out, recipe.ingest)
         clips, count = _write(recipe, outcomes, clips, out, crew)
         _save(pa.Table.from_pylist([_row_of(outcome, out) for outcome in outcomes], SOURCES), out / "sources.parquet")
         _save(clips, out / "clips.parquet")
-        report.write(out, recipe.name, [limit for one in stages if isinstance(one, Thresholds) for limit in one.limits])
-        again = tuple(f"{o.source.path}: {o.problem}" for o in outcomes if o.stage and o.problem.startswith(HERE))
+        limited = [stage for stage in (*stages, *together) if isinstance(stage, Thresholds | Captions)]
+        limits = [limit for stage in limited for limit in stage.limits]
+        judges = [_judges(stage) for stage in (*stages, *together) if isinstance(stage, Learned | LearnedTogether)]
+        learned = [score for stage in judges for score in stage.scores]
+        nested = [stage.name for stage in together if isinstance(stage, Nested)]
+        report.write(out, recipe.name, limits, [*SCORES, text.SCORE, *learned], nested)
+        again = [f"{o.source.path}: {o.problem}" for o in outcomes if o.stage and o.problem.startswith(HERE)] + later
+        may_prune = prune and not again  # what failed now might have used more
+        pruned = manifest.prune({key for outcome in outcomes for key in outcome.used}) if may_prune else None
     decoding = {stage.name for stage in stages if "pixels" in stage.reads}
     return Summary(
         len(outcomes),
@@ -249,108 +256,9 @@ def run_stages(
         clips.num_rows,
         count,
         sum(bool(decoding & set(outcome.done)) for outcome in outcomes),
-        again,
+        tuple(again),
+        pruned,
     )
-
-
-# ---- one source ------------------------------------------------------------------------------------------------------
-
-HERE = "failed here: "  # begins a problem that says nothing about the source
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Takes one input through all stages; what the manifest has is not done again.
-
-    Args:
-        stages: in order.
-        ingest: how sources are taken in.
-        folder: of the manifest.
-    """
-
-    stages: tuple[Stage, ...]
-    ingest: Ingest
-    folder: Path
-
-    def __call__(self, given: Input) -> Outcome:
-        """Return what became of an input; whatever is wrong with it is a problem in there.
-
-        Raises:
-            RecipeError: a stage asks for what there is not.
-        """
-        manifest, shelf = Manifest(self.folder), Shelf(self.folder / "fetched")
-        try:
-            source = examine(given, self.ingest, manifest, shelf)
-        except Exception as error:  # the network, the disk, memory
-            return Outcome(_unknown(given), stage="ingest", problem=HERE + _told(error))
-        if source.problem:
-            return Outcome(source, stage="ingest", problem=source.problem)
-        state = _State(source, manifest, shelf)
-        try:
-            for stage in self.stages:
-                problem = state.advance(stage)
-                if problem:
-                    return state.outcome(stage.name, problem)
-        finally:
-            if not self.ingest.keep_fetched:
-                shelf.forget(source.path)
-        return state.outcome()
-
-
-@dataclass
-class _State:
-    """How far a source has come."""
-
-    source: Source
-    manifest: Manifest
-    shelf: Shelf
-    paths: dict[str, Path] = field(default_factory=dict)  # of the two tables
-    digests: dict[str, str] = field(default_factory=dict)
-    done: list[str] = field(default_factory=list)
-
-    def advance(self, stage: Stage) -> str:
-        """Do a stage unless it is done; return what is wrong, "" if nothing is."""
-        read = {kind: self.digests.get(kind, "") for kind in stage.reads if kind != "pixels"}
-        settings = config.to_json(stage)
-        task = Task(self.source.sha256, stage.name, stage.version, {"settings": settings, "read": read})
-        entry = self.manifest.find(task)
-        if entry is None:
-            clips = pq.read_table(self.paths["clips"]) if "clips" in self.paths else whole(self.source)
-            work = Work(self.source, clips, self.paths.get("signals"), self._fetch)
-            self.done.append(stage.name)
-            try:
-                entry = self.manifest.commit(task, lambda path: stage.run(work, path))
-            except RecipeError:
-                raise
-            except Exception as error:  # a stage that is at a loss must not take the other sources with it
-                if not isinstance(error, MediaError) or tells_of_machine(error):
-                    return HERE + _told(error)
-                entry = self.manifest.commit_problem(task, short(error, str(self._name())))
-        if entry.problem:
-            return entry.problem
-        self.paths[stage.makes], self.digests[stage.makes] = self.manifest.path(entry), entry.digest
-        return ""
-
-    def outcome(self, stage: str = "", problem: str = "") -> Outcome:
-        paths = {kind: str(path) for kind, path in self.paths.items()}
-        return Outcome(self.source, paths.get("clips", ""), paths.get("signals", ""), stage, problem, tuple(self.done))
-
-    def _fetch(self) -> Path:
-        return self.shelf.local(self.source.path)
-
-    def _name(self) -> Path | str:
-        with suppress(MediaError, OSError):
-            return self._fetch()
-        return self.source.path
-
-
-def _told(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, MutoscopeError) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _unknown(given: Input) -> Source:
-    return Source("", given.path, licence=given.licence, provenance=given.provenance, caption=given.caption)
 
 
 # ---- all sources -----------------------------------------------------------------------------------------------------
@@ -371,7 +279,7 @@ def _examine_all(chain: Chain, inputs: Sequence[Input], crew: Crew) -> list[Outc
     with progress(len(inputs), "sources") as bar:
         for index, result in pool.run(chain, inputs, crew.ingest.allowed_s, crew.workers, crew.engine):
             if isinstance(result, Lost):
-                result = Outcome(_unknown(inputs[index]), stage="ingest", problem=HERE + result.reason)
+                result = Outcome(unknown(inputs[index]), stage="ingest", problem=HERE + result.reason)
             found[index] = result
             bar.advance()
     outcomes, first = [], {}
@@ -404,14 +312,45 @@ def _dropped(table: pa.Table, outcome: Outcome) -> pa.Table:
     return pa.Table.from_pylist(rows, table.schema)
 
 
+def _consider(
+    stages: Sequence[SetStage], clips: pa.Table, outcomes: Sequence[Outcome], out: Path, ingest: Ingest
+) -> tuple[pa.Table, list[str]]:
+    """Take the clips of all sources through the stages over the set; return them, and what is to be tried again."""
+    usable = [outcome for outcome in outcomes if not outcome.problem or outcome.stage != "ingest"]
+    sources = {outcome.source.id: outcome.source for outcome in usable}
+    columns = (clips[name].to_pylist() for name in ("source", "start", "end"))
+    places = dict(zip(clips["id"].to_pylist(), zip(*columns, strict=True), strict=True))
+    frames = {outcome.source.id: Path(outcome.signals) for outcome in usable if outcome.signals}
+    shelf, fetched, again, one_at_a_time = Shelf(out / "work" / "fetched"), set[str](), list[str](), threading.Lock()
+
+    def fetch(source: Source) -> Path:
+        with one_at_a_time:  # two threads may want one file
+            fetched.add(source.path)
+            return shelf.local(source.path)
+
+    try:
+        for stage in stages:
+            folder = out / "work" / stage.name
+            folder.mkdir(parents=True, exist_ok=True)
+            made = stage.run(clips, SetView(folder, sources, places, frames, fetch, again))
+            if not made["id"].equals(clips["id"]):
+                raise RuntimeError(f"stage {stage.name} took clips away, added some or put them in another order")
+            clips = made
+    finally:
+        for path in () if ingest.keep_fetched else fetched:
+            shelf.forget(path)
+    return clips, again
+
+
 def _write(
     recipe: Curation, outcomes: Sequence[Outcome], clips: pa.Table, out: Path, crew: Crew
 ) -> tuple[pa.Table, int]:
     """Write the shards; return the clips, with those dropped that could not be written, and how many were."""
     sources = {outcome.source.id: outcome.source for outcome in outcomes if not outcome.problem}
-    scores = [name for name in clips.column_names if name not in CLIPS.names]
+    scores = [column.name for column in clips.schema if is_score(column)]
     kept: list[Kept] = []
-    rows = clips.to_pylist()
+    captions = [name for name in clips.column_names if name == CAPTIONS.name]
+    rows = clips.select([*CLIPS.names, *scores, *captions]).to_pylist()
     for row in rows:
         if not row["dropped_by"]:
             measured = {name: _short(row[name]) for name in scores if row[name] is not None}
@@ -426,7 +365,8 @@ def _write(
     for row in rows:
         if row["id"] in failed:
             row["dropped_by"], row["reason"] = "write", failed[row["id"]]
-    return pa.Table.from_pylist(rows, clips.schema), len(kept) - len(failed)
+    told = {name: pa.array([row[name] for row in rows], pa.string()) for name in ("dropped_by", "reason")}
+    return replace_columns(clips, told), len(kept) - len(failed)
 
 
 def _write_shards(shards: Shards, tasks: Sequence[writing.ShardTask], crew: Crew) -> None:
@@ -479,6 +419,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _short(value: float | str) -> float | str:
-    """Round what was measured to what is worth keeping; names, such as those of camera moves, stay."""
-    return value if isinstance(value, str) else round(value, 6)
+def _short(value: writing.Score) -> writing.Score:
+    """Round what was measured to what is worth keeping; names, such as those of camera moves and tags, stay."""
+    return round(value, 6) if isinstance(value, float) else value

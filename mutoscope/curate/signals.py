@@ -43,7 +43,7 @@ from mutoscope.core.media import existing, photo_size, read_image, reason
 from mutoscope.curate import pixels
 from mutoscope.curate.pixels import NUM_CELLS, Flow, Levels, Overlay, Planes, small_size
 
-VERSION = 1
+VERSION = 2
 MAX_PIXELS = 2**26  # of one frame: a header that claims more is taken for damage before memory is
 
 _FLOATS = (
@@ -343,13 +343,18 @@ def _stream_photo(path: Path, settings: SignalSettings) -> Iterator[pa.RecordBat
 
 @dataclass
 class _Row:
-    """One frame until its batch is measured; `planes` are let go when the next frame has come."""
+    """One frame until its batch is measured; `whole` is let go when the next frame has come.
+
+    Otherwise the decoder would have to find new memory for each frame, which costs a good part of the decoding.
+    """
 
     index: int
     time_s: float
     is_key: bool
-    levels: Levels
-    planes: Planes | None
+    small: UInt8[np.ndarray, "h w"]
+    tile: UInt8[np.ndarray, "32 32"]
+    chroma_tiles: UInt8[np.ndarray, "2 16 16"]
+    whole: tuple[Planes, Levels] | None
     picture: bytes | None = None
     sampled: tuple[float, ...] | None = None
 
@@ -377,13 +382,14 @@ class _Pass:
         planes = pixels.planes_of(frame, self.convert)
         levels = pixels.levels_of(planes, self.size, self.settings.picture_px, self.source.turn)
         index = round(time_s * self.source.fps) if self.keys_only else self.count
-        row = _Row(index, time_s, frame.key_frame, levels, planes)
+        small = levels.small.copy() if levels.small.base is not None else levels.small  # it may be the frame's own
+        row = _Row(index, time_s, frame.key_frame, small, levels.tile, levels.chroma_tiles, (planes, levels))
         before = self.rows[-1] if self.rows else None
         if before is not None and self._is_sudden(before, row):
             self._sample(before)
             self._sample(row)
         if before is not None:
-            before.planes = None
+            before.whole = None
         if len(self.rows) == self.batch:  # not sooner, because the last row might have been sampled just now
             yield self._flush()
         if time_s >= self.next_picture_s:
@@ -406,8 +412,7 @@ class _Pass:
         return self._flush().replace_schema_metadata(metadata)
 
     def _is_sudden(self, before: _Row, row: _Row) -> bool:
-        small = row.levels.small
-        change = cv2.norm(small, before.levels.small, cv2.NORM_L1) / (small.size * pixels.LUMA_RANGE)
+        change = cv2.norm(row.small, before.small, cv2.NORM_L1) / (row.small.size * pixels.LUMA_RANGE)
         is_sudden = change > max(self.settings.sudden_change, 3 * self.usual)
         self.usual += (min(change, 2 * self.usual + 0.005) - self.usual) / 8
         if not is_sudden or row.time_s - self.last_sudden_s < self.settings.picture_every_s / 4:
@@ -417,20 +422,21 @@ class _Pass:
 
     def _sample(self, row: _Row) -> None:
         """Measure what needs the frame at its own size."""
-        if row.picture is not None or row.planes is None:
+        if row.picture is not None or row.whole is None:
             return
-        row.picture = pixels.picture(row.levels, self.picture_size, self.source.is_bt709, self.settings.picture_quality)
-        top, bottom, left, right = pixels.borders(row.planes.luma, row.planes.shift)
+        planes, levels = row.whole
+        row.picture = pixels.picture(levels, self.picture_size, self.source.is_bt709, self.settings.picture_quality)
+        top, bottom, left, right = pixels.borders(planes.luma, planes.shift)
         around = [top, right, bottom, left]  # clockwise, so that a turn shifts them
         around = around[-self.source.turn :] + around[: -self.source.turn] if self.source.turn else around
-        sharp = pixels.detail(row.planes.luma, row.planes.shift)
+        sharp = pixels.detail(planes.luma, planes.shift)
         row.sampled = (around[0], around[2], around[3], around[1], sharp)
 
     def _flush(self) -> pa.RecordBatch:
         """Measure the rows at hand."""
         rows = self.rows
         first = self.carried or rows[0]  # the first row of all is compared with itself
-        small = np.stack([row.levels.small for row in (first, *rows)])
+        small = np.stack([row.small for row in (first, *rows)])
         columns = self._alone(rows) | self._compared(first, rows, small)
         columns |= self._moved(small, 0 if self.carried else 1)
         for index, name in enumerate(_SAMPLED):
@@ -443,8 +449,8 @@ class _Pass:
 
     def _alone(self, rows: list[_Row]) -> dict[str, Any]:
         """Measure what a frame shows by itself, and its histogram and hash against the row before."""
-        chroma = np.stack([row.levels.chroma_tiles for row in rows])
-        tiles = np.stack([row.levels.tile for row in rows])
+        chroma = np.stack([row.chroma_tiles for row in rows])
+        tiles = np.stack([row.tile for row in rows])
         centred = (chroma.astype(np.float32) - pixels.GREY) / np.float32(pixels.CHROMA_RANGE)
         means = reduce(centred, "n c h w -> c n", "mean")
         cells = pixels.cells_of(tiles, chroma)
@@ -461,8 +467,8 @@ class _Pass:
     def _compared(self, first: _Row, rows: list[_Row], small: UInt8[np.ndarray, "m h w"]) -> dict[str, Any]:
         """Measure luma, and what changed since the row before."""
         shares = pixels.histograms(small)
-        hashes = pixels.hashes(np.stack([row.levels.tile for row in (first, *rows)]))
-        chroma = np.stack([row.levels.chroma_tiles for row in (first, *rows)]).astype(np.float32)
+        hashes = pixels.hashes(np.stack([row.tile for row in (first, *rows)]))
+        chroma = np.stack([row.chroma_tiles for row in (first, *rows)]).astype(np.float32)
         colour = reduce(np.abs(np.diff(chroma, axis=0)), "n c h w -> n", "mean") * 2 / pixels.CHROMA_RANGE
         change, still = pixels.changes(small)
         overlap = np.sqrt(shares[1:] * shares[:-1]).sum(axis=1)
@@ -470,7 +476,7 @@ class _Pass:
         return pixels.luma_statistics(shares[1:]) | {
             "content": (change + colour).astype(np.float32),
             "still": still,
-            "edge": pixels.edge_change(*pixels.edges(small)),
+            "edge": pixels.edge_changes(small),
             "sharpness": pixels.sharpness(small[1:]),
             "phash": hashes[1:],
             "hash_distance": np.bitwise_count(hashes[1:] ^ hashes[:-1]).astype(np.float32) / 64,
@@ -485,8 +491,8 @@ class _Pass:
             return {name: np.zeros(count, np.float32) for name in names}
         starts = range(0, count, self.step)
         ends = [min(start + self.step, count) for start in starts]
-        motions = np.stack([self.flow.between(small[a], small[b]) for a, b in zip(starts, ends, strict=True)])
+        motions, seen = self.flow.between(small[[*starts, count]])
         lengths = np.array([b - max(a, skipped) for a, b in zip(starts, ends, strict=True)])
-        camera = self.flow.camera(motions) / np.maximum(lengths, 1)[:, None]
+        camera = self.flow.camera(motions, seen) / np.maximum(lengths, 1)[:, None]
         by_row = np.repeat(camera, self.step, axis=0)[:count].astype(np.float32)
         return dict(zip(names, by_row.T, strict=True))

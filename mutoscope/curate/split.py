@@ -14,6 +14,7 @@ Slow ways are invisible from frame to frame, so distances are taken at several f
 Diffusion, Blattmann et al. 2023, appendix C), from 4 frames a second down to one in 2 seconds.
 """
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -37,6 +38,7 @@ QUIET_LEVELS = 0.3  # change from frame to frame that noise alone makes
 SHORTEST_WIPE_S = 0.25
 WIPE_S = 2.5  # the longest wipe to either side of its middle, in seconds
 SLOPE_S = 4.0  # the longest half of a fade, in seconds
+RAMP_FRAMES = 512  # of a way whose ends are looked for, as all pairs of them are tried; of a longer one every so many
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def transitions(table: pa.Table, settings: SplitSettings = SplitSettings()) -> l
     for (_, start), (end, _) in pairwise([(0, 0), *taken, (track.length, track.length)]):
         found += [_named(way, settings) for way in _ways(track, start, end, settings)]
     # an effect may begin or end with a jump, which then is a part of it
-    found += [cut for cut in cuts if not any(each.start - 1 <= cut.start <= each.end + 1 for each in found)]
-    return sorted(found, key=lambda each: each.start)
+    effects = _inside(track.length, [(each.start - 1, each.end + 1) for each in found])
+    return sorted([*found, *(cut for cut in cuts if not effects[cut.start])], key=lambda each: each.start)
 
 
 def spans(table: pa.Table, settings: SplitSettings = SplitSettings()) -> list[Span]:
@@ -159,10 +161,10 @@ def spans_between(
             reason = f"shorter than {settings.min_shot_s:g} s: {length_s:.2f} s"
             result.append(Span(start, end, reason))
             continue
-        parts = int(np.ceil(length_s / settings.max_shot_s - 1e-6))
-        marks = stamps[first] + length_s * np.arange(1, parts) / parts
-        inner = [int(np.searchsorted(stamps, mark - 1e-6)) for mark in marks]
-        result += [Span(a, b) for a, b in pairwise([first, *inner, last])]
+        # no more parts than frames: a stamp may be days after the one before, and a part without a frame is none
+        parts = min(int(np.ceil(length_s / settings.max_shot_s - 1e-6)), last - first)
+        inner = np.searchsorted(stamps, stamps[first] + length_s * np.arange(1, parts) / parts - 1e-6)
+        result += [Span(a, b) for a, b in pairwise(np.unique([first, *inner, last]).tolist())]
     return result
 
 
@@ -240,13 +242,11 @@ def _cuts(track: _Track, settings: SplitSettings) -> tuple[list[Transition], lis
         end = _return(track, int(start), track.frames(settings.flash_s))
         if end is not None:
             flashes.append((int(start), end))
-    calm = track.content.copy()  # without the flashes, whose jumps are not to hide a cut beside them
-    for start, end in flashes:
-        calm[start : end + 1] = 0
+    in_flash = _inside(track.length, flashes)
+    calm = np.where(in_flash, 0, track.content)  # the jumps of a flash are not to hide a cut beside it
     found: list[Transition] = []
     for frame in sudden:
-        in_flash = any(start <= frame <= end for start, end in flashes)
-        if frame == 0 or in_flash or strength[frame] < 1 or track.evidence[frame] < settings.cut_evidence:
+        if frame == 0 or in_flash[frame] or strength[frame] < 1 or track.evidence[frame] < settings.cut_evidence:
             continue
         if not (_stands_out(calm, int(frame)) and _is_everywhere(track.places[frame] - track.places[frame - 1])):
             continue
@@ -257,6 +257,14 @@ def _cuts(track: _Track, settings: SplitSettings) -> tuple[list[Transition], lis
             continue
         found.append(Transition("cut", int(frame), int(frame), score))
     return found, flashes
+
+
+def _inside(length: int, spans: list[tuple[int, int]]) -> Bool[np.ndarray, " n"]:
+    """Say of each frame whether it is in one of some spans, both ends included."""
+    inside = np.zeros(length, bool)
+    for start, end in spans:
+        inside[max(start, 0) : end + 1] = True
+    return inside
 
 
 def _stands_out(content: Series, frame: int) -> bool:
@@ -330,19 +338,21 @@ def _ways(track: _Track, start: int, end: int, settings: SplitSettings) -> list[
         return []
     steps = np.concatenate([[0.0], _distance(places[1:], places[:-1])])
     lengths = np.cumsum(steps)
+    taken = np.zeros(len(places), bool)  # the steps from frame to frame that belong to a way found
     found: list[_Way] = []
     for change, at, lag in _candidates(track, places, settings):
         if change < settings.straightness / 2 * (lengths[at + lag] - lengths[at]):
             continue
-        if any(at < way.end - start and way.start - start < at + lag for way in found):
+        if taken[at : at + lag].any():
             continue
         a, b = _fitted(places, at, at + lag)
         way = _way(track, places, steps, start, a, b)
         if not _is_dissolve(way, settings):
             way = _way(track, places, steps, start, *_settled(steps, a, b, track.frames(WIPE_S)))
-        is_apart = all(way.end <= each.start or each.end <= way.start for each in found)
-        if is_apart and (_is_dissolve(way, settings) or _is_wipe(way, settings, track.fps)):
+        own = slice(way.start - start, way.end - start)
+        if not taken[own].any() and (_is_dissolve(way, settings) or _is_wipe(way, settings, track.fps)):
             found.append(way)
+            taken[own] = True
     return sorted(found, key=lambda each: each.start)
 
 
@@ -415,8 +425,9 @@ def _fitted(places: Places, a: int, b: int, low: int = 0, high: int | None = Non
 
 def _ramp(progress: Series) -> tuple[int, int]:
     """Return where the ramp between two levels that fits best begins and ends, by least squares over all pairs."""
+    every = -(-len(progress) // RAMP_FRAMES)
+    progress = progress[::every] - progress[::every].mean()
     count = len(progress)
-    progress = progress - progress.mean()
     a, b = np.triu_indices(count, k=1)
     length = b - a
     sums = np.concatenate([[0.0], np.cumsum(progress)])
@@ -427,7 +438,7 @@ def _ramp(progress: Series) -> tuple[int, int]:
     squares = (length - 1) * (2 * length - 1) / (6 * length) + count - b
     explained = np.where(covariance > 0, covariance**2 / np.maximum(squares - total**2 / count, 1e-9), 0)
     best = int(explained.argmax())
-    return int(a[best]), int(b[best])
+    return int(a[best]) * every, int(b[best]) * every
 
 
 def _settled(steps: Series, a: int, b: int, reach: int) -> tuple[int, int]:
@@ -488,8 +499,9 @@ def _fades(track: _Track, cuts: list[int], settings: SplitSettings) -> list[Tran
     for begin, stop in zip(starts.tolist(), ends.tolist(), strict=True):
         if found and begin < found[-1].end:
             continue
-        low = max([found[-1].end if found else 0, *(cut for cut in cuts if cut <= begin)])
-        high = min([track.length, *(cut for cut in cuts if cut >= stop)])
+        below, above = bisect_right(cuts, begin), bisect_left(cuts, stop)
+        low = max([found[-1].end if found else 0, *cuts[max(below - 1, 0) : below]])
+        high = min([track.length, *cuts[above : above + 1]])
         light = track.luma_mean[begin:stop]
         depth = begin + int(np.argmin(np.minimum(np.abs(light), np.abs(1 - light))))
         first = _slope(track, depth, low, settings) if depth > low else None

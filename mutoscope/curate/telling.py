@@ -11,6 +11,7 @@ any models stand here; STIV (Lin et al. 2024), "VCap" and "FCapLLM". The words o
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from mutoscope.core.chat import Chat, Message
 from mutoscope.curate.ask import RULES, Asking, BadAnswer, check_text, count_words, insist
@@ -118,12 +119,16 @@ def mix_clips(
 ) -> Tally:
     """Caption many clips three times; see `work_through`."""
     chats = {"image": image_chat, "video": video_chat, "llm": llm}
-    means = {"what": "mixture", "rules": RULES, "merge": MERGE, **asdict(asking)}
-    means |= {name: chat.name for name, chat in chats.items()}
-    at_once = max(chat.at_once for chat in chats.values())
+    means = means_of_mixture(asking) | {name: chat.name for name, chat in chats.items()}
+    at_once, tries = max(chat.at_once for chat in chats.values()), {"attempts": asking.attempts}
     return work_through(
-        views, lambda view: asdict(mix(image_chat, video_chat, llm, view, asking)), ledger, means, at_once
+        views, lambda view: asdict(mix(image_chat, video_chat, llm, view, asking)), ledger, means, at_once, tries
     )
+
+
+def means_of_mixture(asking: Asking) -> dict[str, Any]:
+    """Return what a mixture depends on besides the clip and the models, ready for JSON."""
+    return {"what": "mixture", "rules": RULES, "merge": MERGE, **asking.means()}
 
 
 def draw_caption(mixture: Mixture, clip: str, seed: int, draw: int = 0) -> str:

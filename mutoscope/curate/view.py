@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mutoscope.core.chat import jpeg
 from mutoscope.core.errors import RequestError
-from mutoscope.core.video import Video
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ def view(
         MediaError: the file cannot be read.
         RequestError: it has no such frames.
     """
+    from mutoscope.core.video import Video  # which imports torch; this module is imported where that would be dear
+
     video = Video.open(path)
     whole = video.num_frames or 1
     clip = video.take(start, whole - start if num_frames is None else num_frames)

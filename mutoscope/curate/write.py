@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -25,12 +25,15 @@ from mutoscope.core import config, media
 from mutoscope.core.errors import MediaError, MutoscopeError, RequestError
 from mutoscope.core.files import replacing
 from mutoscope.curate.ingest import Shelf, Source, tells_of_machine
+from mutoscope.curate.remux import remux
+from mutoscope.curate.stage import CAPTIONS
 from mutoscope.data import tars
 from mutoscope.data.schema import Caption, Clip
 
 if TYPE_CHECKING:  # torch comes with it, whose import would cost the processes that only measure more than all else
     from mutoscope.core.video import Video
 
+Score = float | str | list[str]  # list[str]: tags
 VERSION = 1
 SUFFIXES = {"jpeg": ".jpg", "mpo": ".jpg", "png": ".png", "webp": ".webp"}  # copied as they are
 FRAME_S = 0.2  # seconds that encoding a frame may take at most
@@ -45,12 +48,15 @@ class Write:
         short_side_px: clips whose short side is longer are shrunk to it; 0 leaves all as they are.
         quality: of the encoded video.
         keeps_audio: write the sound too.
+        copies: where a clip begins on a key frame and keeps its size, copy its packets instead of encoding them again;
+            see `remux`. Few clips do, unless their ends are not trimmed: ``Split(SplitSettings(trim_s=0))``.
     """
 
     shard_clips: int = 256
     short_side_px: int = 0
     quality: Literal["small", "good", "best"] = "good"
     keeps_audio: bool = True
+    copies: bool = False
 
     def digest(self) -> str:
         """Return what tells apart ways of encoding a clip."""
@@ -265,6 +271,7 @@ class _Cutter:
         self._settings, self._shelf, self._keep = settings, shelf, keep_fetched
         self._source: Source | None = None
         self._video: "Video | None" = None
+        self._found: media.Probe | None = None
 
     def cut(self, kept: Kept) -> tars.Sample:
         file = self._shelf.local(kept.source.path)
@@ -277,6 +284,10 @@ class _Cutter:
         if self._video is None or self._source != kept.source:
             self.close()
             self._source, self._video = kept.source, Video.open(file)
+        if self._settings.copies:
+            copied = self._copy(file, kept)
+            if copied is not None:
+                return tars.Sample(kept.clip, ".mp4", copied, about)
         video = _sized(self._video.take(kept.start, kept.clip.num_frames), kept.clip.height, kept.clip.width)
         if not self._settings.keeps_audio:
             video = video.with_audio(None)
@@ -288,7 +299,19 @@ class _Cutter:
     def close(self) -> None:
         if self._source is not None and not self._keep:
             self._shelf.forget(self._source.path)
-        self._source = self._video = None
+        self._source = self._video = self._found = None
+
+    def _copy(self, file: Path, kept: Kept) -> bytes | None:
+        """Return the clip's own packets as a file, None where it must be encoded."""
+        if (kept.clip.height, kept.clip.width) != (kept.source.height, kept.source.width):
+            return None
+        if self._found is None:
+            self._found = media.probe(file)
+        end = kept.start + kept.clip.num_frames
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            why_not = remux(file, self._found, kept.start, end, path, keeps_audio=self._settings.keeps_audio)
+            return None if why_not else path.read_bytes()
 
     def _picture(self, file: Path, kept: Kept) -> tuple[str, bytes]:
         """Copy a picture that is upright and small enough as it is; write any other as PNG."""
@@ -319,27 +342,28 @@ def _sized(video: "Video", height: int, width: int) -> "Video":
     return replace(video, height=height, width=width, read=read)
 
 
-def keep(source: Source, row: dict[str, object], settings: Write, scores: dict[str, float | str], split: str) -> Kept:
+def keep(source: Source, row: dict[str, Any], settings: Write, scores: dict[str, Score], split: str) -> Kept:
     """Make the record of a kept clip.
 
     Args:
         source: that it is cut from.
-        row: its row in the table of clips.
+        row: its row in the table of clips; its captions, where it has any, take the place of its source's.
         settings: how it will be encoded.
         scores: what was measured of it, by name.
         split: as in `Clip`.
     """
-    start, end = int(str(row["start"])), int(str(row["end"]))
+    start, end = row["start"], row["end"]
+    told = tuple(Caption(**caption) for caption in row.get(CAPTIONS.name) or ())
     height, width = settings.size(source)
     clip = Clip(
-        id=str(row["id"]),
+        id=row["id"],
         source=source.path,
         num_frames=end - start,
         height=height,
         width=width,
         fps=source.fps or "1",
         split=split,  # pyright: ignore[reportArgumentType]
-        captions=(Caption(source.caption),),
+        captions=told or (Caption(source.caption),),
         source_height=source.height,
         source_width=source.width,
     )

@@ -3,9 +3,12 @@
     (1080, 1920), buckets(480) -> bucket (352, 608) -> resized to (352, 625) -> the middle of it, (352, 608)
 
 The rule is HunyuanVideo-I2V's. A bucket is never more extreme than the picture, so a picture resized to its short side
-covers its long one, and what is cut off lies along the picture's long side.
+covers its long one, and what is cut off lies along the picture's long side. Training has another one, `nearest`: what
+is made small can be enlarged later, but what was enlarged teaches blur.
 """
 
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -76,6 +79,35 @@ def choose(among: list[Bucket], height: int, width: int) -> Bucket:
         return max(fitting, key=lambda entry: entry[0])[1]
     fitting = [entry for entry in ratios if entry[0] > shape]
     return min(fitting, key=lambda entry: entry[0])[1]
+
+
+def nearest(among: Iterable[Bucket], height: int, width: int, most_cropped: float) -> Bucket | None:
+    """Return the bucket of the nearest shape that a picture fills without being enlarged.
+
+    Args:
+        among: buckets, in any order; of equal shapes the larger is taken.
+        height: of the picture.
+        width: of the picture.
+        most_cropped: share of the picture's area that may be cut off.
+
+    Returns:
+        None where each bucket is larger than the picture, or the nearest cuts off too much.
+    """
+    fitting = [bucket for bucket in among if bucket.height <= height and bucket.width <= width]
+    if not fitting:
+        return None
+
+    def distance(bucket: Bucket) -> tuple[float, int]:
+        return abs(math.log(bucket.height * width / (bucket.width * height))), -bucket.height * bucket.width
+
+    found = min(fitting, key=distance)
+    return found if cropped(found, height, width) <= most_cropped else None
+
+
+def cropped(bucket: Bucket, height: int, width: int) -> float:
+    """Return the share of a picture's area that is cut off when it is resized to cover a bucket."""
+    tall, wide = bucket.height * width, bucket.width * height
+    return 1 - min(tall, wide) / max(tall, wide)
 
 
 def plan(height: int, width: int, bucket: Bucket) -> Fit:

@@ -54,7 +54,7 @@ class Row:
     """Where a clip lies, and what tells without opening it which bucket it belongs to.
 
     `offset` and `size_bytes` are those of the payload in its shard, `record_offset` and `record_bytes` those of the
-    JSON before it.
+    JSON before it. `weight` is how often the clip is to be drawn, relative to others, where curation has balanced them.
     """
 
     id: str
@@ -72,6 +72,7 @@ class Row:
     fps: str
     duration_s: float
     split: str
+    weight: float = 1.0
 
 
 class Writer:
@@ -189,8 +190,9 @@ class Tars:
         _, pq = _arrow("Reading a data set")
         try:
             table = pq.read_table(self.folder / INDEX)
-            self.rows = [Row(**{name: row[name] for name in Row.__annotations__}) for row in table.to_pylist()]
-        except (OSError, ValueError, KeyError) as error:
+            names = [name for name in Row.__annotations__ if name in table.column_names]  # an older one has no weights
+            self.rows = [Row(**row) for row in table.select(names).to_pylist()]
+        except (OSError, ValueError, TypeError) as error:
             hint = f"Make it with: mutoscope curate SOURCE --out {folder}"
             raise MediaError(f"{folder} is no finished data set ({INDEX} is missing or damaged). {hint}") from error
         self.metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
@@ -282,6 +284,7 @@ def _row(sample: Sample, shard: int, offset: int, record_offset: int) -> Row:
         fps=clip.fps,
         duration_s=lasts_s,
         split=clip.split,
+        weight=float(about.get("scores", {}).get("weight", 1.0)),
     )
 
 

@@ -135,6 +135,7 @@ class DatasetClips:
         fps: frames a second to which videos are brought; the nearest frames are taken, none is blended.
         crop: cut off the edges of clips of another shape, which are refused otherwise.
         windows: greatest number of clips, one after another, taken from one of the data set.
+        level: of the nested levels that a stage `Nested` made, the one to take; all clips if not given.
     """
 
     folder: str
@@ -144,15 +145,19 @@ class DatasetClips:
     fps: int = 8
     crop: bool = False
     windows: int = 1
+    level: str | None = None
 
     def listing(self) -> list["_DatasetClip"]:
         """Return every clip, still to be decoded; say how many are too short.
 
         Raises:
-            MediaError: the data set is not whole, or has no clip that is long enough.
+            MediaError: the data set is not whole, has no such level, or has no clip that is long enough.
         """
         kind = "picture" if self.num_frames == 1 else "video"
         stored = [row for row in Tars(self.folder).rows if (row.num_frames == 1) == (kind == "picture")]
+        if self.level is not None:
+            inside = _clips_of_level(Path(self.folder), self.level)
+            stored = [row for row in stored if row.id in inside]
         listing: list[_DatasetClip] = []
         for row in stored:
             available = 1 if row.num_frames == 1 else round(row.duration_s * self.fps - 1e-3)
@@ -167,6 +172,21 @@ class DatasetClips:
                 "Lower num_frames or raise fps."
             )
         return listing
+
+
+def _clips_of_level(folder: Path, level: str) -> set[str]:
+    """Return the ids of the clips that belong to a level, as curation wrote them down."""
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(folder / "clips.parquet", columns=["id", "levels"]).to_pylist()
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{folder} has no levels. Curate it with a stage Nested, or leave out level.") from error
+    inside = {row["id"] for row in rows if row["levels"] and level in row["levels"]}
+    if not inside:
+        known = max((row["levels"] or [] for row in rows), key=len, default=[])
+        raise MediaError(f"No clip of {folder} is in level {level!r}. Choose from {', '.join(known) or 'none'}.")
+    return inside
 
 
 @lru_cache(maxsize=2)

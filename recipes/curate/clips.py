@@ -1,8 +1,9 @@
-"""A data set from videos and pictures of one's own: split into shots, drop what is black, blank or frozen.
+"""A data set from videos and pictures of one's own: split into shots, drop what is black, blank, frozen or there twice.
 
 mutoscope curate FOLDER --out set --recipe recipes/curate/clips.py
 """
 
+from mutoscope.curate.duplicates import Duplicates
 from mutoscope.curate.filter import Threshold, Thresholds
 from mutoscope.curate.ingest import Ingest
 from mutoscope.curate.runner import Curation, Signals, Split
@@ -26,6 +27,7 @@ def recipe() -> Curation:
             Thresholds(light, name="light"),
             Thresholds(motion, name="motion"),
         ),
+        together=(Duplicates(),),  # of all files; the largest of a group is kept, then the sharpest, then the longest
         ingest=Ingest(licence=""),  # say here on what terms the files are yours to use
         write=Write(short_side_px=720),
     )

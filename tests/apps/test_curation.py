@@ -41,7 +41,7 @@ def test_the_recipe_beside_a_data_set_makes_it_again(tmp_path: Path) -> None:
     assert config.load_recipe(tmp_path / "again/recipe.json", Curation).write.shard_clips == 7
 
 
-@pytest.mark.parametrize("name", ["clips", "world"])
+@pytest.mark.parametrize("name", ["captions", "clips", "nested", "world"])
 def test_the_recipes_of_the_package_can_be_read_and_saved(tmp_path: Path, name: str) -> None:
     recipe = config.load_recipe(RECIPES / f"{name}.py", Curation)
     config.save_resolved(recipe, tmp_path / "recipe.json")

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutoscope.core.chat import Endpoint, EndpointChat, LocalChat, Message, in_parallel, jpeg
+from mutoscope.core import config
+from mutoscope.core.chat import Endpoint, EndpointChat, LocalChat, LocalModel, Message, in_parallel, jpeg, open_chat
 from mutoscope.core.errors import ChatError, MediaError, MissingExtra, RequestError, WeightsError
 from tests.curate.chat_server import MODEL, Reply, Server, serving
 
@@ -215,11 +216,39 @@ def test_a_server_that_is_down_is_named() -> None:
 @pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", ""])
 def test_what_is_no_endpoint_is_refused(url: str) -> None:
     with pytest.raises(RequestError, match=r"is no endpoint. Give one such as http"):
-        EndpointChat(Endpoint(url))
+        Endpoint(url)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"url": "https://me:sk-123@host/v1"},
+        {"url": "https://sk-123@host/v1"},
+        {"url": "https://host/v1?key=sk-123"},
+        {"key_variable": "sk-123"},
+    ],
+)
+def test_a_key_in_a_setting_is_refused_and_not_repeated(given: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="key_variable=NAME") as refused:
+        Endpoint(**given)
+    assert "sk-123" not in str(refused.value)
+
+
+@pytest.mark.parametrize("extra", ["", "[1]", "{"])
+def test_more_fields_that_are_no_object_are_refused(extra: str) -> None:
+    with pytest.raises(RequestError, match="is no JSON object"):
+        Endpoint(extra=extra)
+
+
+def test_a_recipe_can_hold_an_endpoint_and_open_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-123")
+    server.key = "sk-123"
+    endpoint = config.from_json(Endpoint, config.to_json(Endpoint(server.url, key_variable="MY_KEY", extra='{"n": 1}')))
+    assert open_chat(endpoint).ask(HELLO).text == "hello there" and "sk-123" not in str(config.to_json(endpoint))
 
 
 def test_more_fields_reach_the_server(server: Server) -> None:
-    opened(server, extra={"seed": 3}, temperature=0.5)[0].ask(HELLO, max_tokens=9)
+    opened(server, extra='{"seed": 3}', temperature=0.5)[0].ask(HELLO, max_tokens=9)
     body = server.asked[0].body
     assert (body["seed"], body["temperature"], body["max_tokens"]) == (3, 0.5, 9)
 
@@ -279,7 +308,7 @@ def noisy(seed: int, width: int = 28) -> bytes:
 
 
 def test_a_local_vlm_sees_pictures_without_torchvision(local: tuple[Path, Path]) -> None:
-    chat = LocalChat(local[0])
+    chat = open_chat(LocalModel(str(local[0])))
     if importlib.util.find_spec("torchvision") is None:
         with pytest.raises(ImportError, match="Torchvision"):
             __import__("transformers").Qwen2VLVideoProcessor()

@@ -506,6 +506,19 @@ def test_file_that_is_no_video_is_one_line(tmp_path: Path, name: str, content: b
     assert "\n" not in str(caught.value)
 
 
+def test_a_picture_or_sound_of_unknown_coding_is_told_and_left_out(tmp_path: Path) -> None:
+    def renamed(name: str, *codes: bytes) -> Path:
+        Video.from_array(clip(16), 8).with_audio(click(2, 1)).save(tmp_path / name)
+        for code in codes:
+            broken(tmp_path / name, lambda data, code=code: b"zzzz".join(data.rsplit(code, 1)))
+        return tmp_path / name
+
+    with pytest.raises(MediaError, match="coded in a way that cannot be decoded"):
+        Video.open(renamed("picture.mp4", b"avc1"))
+    silent = Video.open(renamed("sound.mp4", b"mp4a", b"esds"))
+    assert silent.audio is None and silent.array().shape[0] == 16
+
+
 def test_missing_file_and_folder_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"none\.mp4 does not exist\. Give the path"):
         Video.open(tmp_path / "none.mp4")

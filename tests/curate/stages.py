@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from mutoscope.core import media
 from mutoscope.core.errors import MediaError
-from mutoscope.curate.stage import CLIPS, Reads, Work, clip_id, save
+from mutoscope.core.files import replacing
+from mutoscope.curate.stage import CAPTIONS, CLIPS, EMBEDDING, Reads, SetView, Work, clip_id, replace_columns, save
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,56 @@ class Pieces:
                 }
             )
         save(pa.Table.from_pylist(rows, CLIPS), out)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Embeds each clip by the mean level of its frames: an angle, so that clips of like levels point alike."""
+
+    name: str = field(default="vectors", init=False)
+    version: int = field(default=1, init=False)
+    reads: tuple[Reads, ...] = field(default=("signals", "clips"), init=False)
+    makes: Literal["signals", "clips"] = field(default="clips", init=False)
+
+    def run(self, work: Work, out: Path) -> None:
+        levels = work.signals(["level"])["level"].to_numpy()
+        rows = work.clips.select(["start", "end"]).to_pylist()
+        angles = [levels[row["start"] : row["end"]].mean() / 81 for row in rows]
+        vectors = [np.array([np.cos(angle), np.sin(angle)], np.float32) for angle in angles]
+        save(replace_columns(work.clips, {EMBEDDING: pa.array(vectors, pa.list_(pa.float32(), 2))}), out)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Looks at the whole set: ranks the clips that are kept by level, drops the darkest, says of each what it is.
+
+    In its folder it remembers the levels of the clips that it has measured, as a stage does whose work is dear.
+    """
+
+    drop: int = 1
+    name: str = "ranks"
+    version: int = field(default=1, init=False)
+
+    def run(self, clips: pa.Table, view: SetView) -> pa.Table:
+        rows = clips.to_pylist()
+        kept = [row for row in rows if not row["dropped_by"]]
+        for row in kept:
+            known = view.folder / row["id"]
+            if not known.exists():
+                assert view.fetch(row["id"]).name == Path(view.source(row["id"]).path).name
+                level = float(view.signals(row["id"], ["level"])["level"].to_numpy().mean())
+                with replacing(known) as temporary:
+                    temporary.write_text(repr(level))
+            row["level"] = float(known.read_text())
+        for rank, row in enumerate(sorted(kept, key=lambda row: (row["level"], row["id"]))):
+            row["rank"] = rank
+            row["captions"] = [{"text": f"number {rank}", "language": "en", "length": "short"}]
+            if rank < self.drop:
+                row["dropped_by"], row["reason"] = self.name, "it is the darkest"
+        columns = {
+            "dropped_by": pa.array([row["dropped_by"] for row in rows]),
+            "reason": pa.array([row["reason"] for row in rows]),
+            "rank": pa.array([row.get("rank") for row in rows], pa.int64()),
+            CAPTIONS.name: pa.array([row.get("captions") for row in rows], CAPTIONS.type),
+        }
+        return replace_columns(clips, columns)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -156,11 +157,13 @@ def test_a_killed_run_loses_at_most_what_was_under_way(tmp_path: Path, kill_at: 
     with serving(script) as server:
         command = [sys.executable, "-c", CHILD, server.url, str(path)]
         child = subprocess.Popen(command)
-        assert child.wait(60) == -signal.SIGKILL
-        child, asked_before, kept = None, len(server.asked), len(rows(path))
-        assert asked_before - kept <= 4
+        assert child.wait() == -signal.SIGKILL
+        child, kept = None, {row["clip"] for row in rows(path)}
+        assert kill_at - len(kept) <= 4
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        assert len(server.asked) - asked_before == 24 - kept
+        often = Counter(asked.last for asked in server.asked)
+    # the server may come to what the killed run asked last only after the kill, so counts in between tell nothing
+    assert all(often[clip] == 1 for clip in kept) and often.total() - 24 <= 4
     assert sorted(row["clip"] for row in rows(path)) == sorted(f"c{n}" for n in range(24))
     assert all(result["said"] == clip for clip, result in read_results(path))
 

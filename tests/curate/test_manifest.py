@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mutoscope.core.errors import MutoscopeError
-from mutoscope.curate.manifest import Manifest, Task
+from mutoscope.curate.manifest import Manifest, Pruned, Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 TASK = Task("ab" * 32, "signals", 1, {"size": 3, "of": ["a", 1.5]})
@@ -147,3 +147,17 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> No
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MutoscopeError, match="cannot write"):
         Manifest(tmp_path / "file").commit(TASK, writing(b"result"))
+
+
+def test_pruning_keeps_what_is_used_and_objects_that_something_used_names(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    kept, other, twin = (Task(f"{i:064x}", "signals", 1) for i in range(3))
+    entry = manifest.commit(kept, writing(b"same"))
+    manifest.commit(other, writing(b"another"))
+    manifest.commit(twin, writing(b"same"))
+    manifest.commit_problem(Task("ab" * 32, "split", 1), "it is empty")
+    assert manifest.used == {task.key for task in (kept, other, twin, Task("ab" * 32, "split", 1))}
+    assert manifest.prune({kept.key}) == Pruned(3, len(b"another"))
+    assert Manifest(tmp_path).find(kept) == entry and manifest.path(entry).read_bytes() == b"same"
+    assert manifest.find(other) is None and manifest.find(twin) is None
+    assert manifest.prune({kept.key}) == Pruned(0, 0)

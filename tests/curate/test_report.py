@@ -143,7 +143,23 @@ def test_a_limit_is_a_line_in_the_chart_of_its_number() -> None:
         ("frame 17 has holes", "frame … has holes"),
         ("has the same bytes as raw/a.mp4", "has the same bytes as another file"),
         ("too short: 0.3 s", "too short: … s"),
+        ("exact duplicate of 53af-0-9, which is sharper", "exact duplicate of a clip that is sharper"),
     ],
 )
 def test_reasons_that_differ_by_a_number_alone_are_one(reason: str, group: str) -> None:
     assert grouped(reason) == group
+
+
+def test_duplicates_are_one_reason_and_stand_beside_the_clip_that_was_kept() -> None:
+    clips = [clip("a", 0, 20)]
+    clips += [clip("b", at, at + 5, "duplicates", "exact duplicate of a-0, which is larger") for at in (0, 10)]
+    text = page(card(clips=clips, scores=[]))
+    assert ["duplicates", "exact duplicate of a clip that is larger", "2", "10.0 s"] in Text(text).rows
+    assert text.count('<div class="pair">') == 2
+    assert "b.mp4, 10.0 to 15.0 s | a.mp4, 0.0 to 20.0 s<br>the second is larger" in text
+
+
+def test_tags_are_counted_each() -> None:
+    clips = [clip("a", at, at + 1) | {"tags": tags} for at, tags in ((0, ["sea", "kite"]), (1, ["sea"]), (2, None))]
+    rows = Text(page(card(clips=clips, scores=["tags"]))).rows
+    assert ["sea", "2", "0"] in rows and ["kite", "1", "0"] in rows

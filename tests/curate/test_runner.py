@@ -25,12 +25,13 @@ from mutoscope.core.errors import MissingExtra, RecipeError, RequestError
 from mutoscope.curate import ingest, pool, runner, write
 from mutoscope.curate.filter import Threshold, Thresholds
 from mutoscope.curate.ingest import Ingest
+from mutoscope.curate.manifest import Pruned
 from mutoscope.curate.pool import Lost
 from mutoscope.curate.runner import Curation, Signals, Split, Summary, run_stages
 from mutoscope.curate.write import Write
 from mutoscope.data.tars import Tars
 from tests.curate import damage
-from tests.curate.stages import Levels, Pieces
+from tests.curate.stages import Levels, Pieces, Ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 RECIPE = Curation("test", (), write=Write(shard_clips=3, quality="small"))
@@ -51,9 +52,11 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def curate(raw: Path, out: Path, *more: Thresholds, workers: int = 0, **changes) -> Summary:
+def curate(
+    raw: Path, out: Path, *more: Thresholds, workers: int = 0, together: tuple[Ranks, ...] = (), **changes
+) -> Summary:
     stages = (Levels(str(out.parent / "log")), Pieces(), *more)
-    return run_stages(replace(RECIPE, **changes), stages, [str(raw)], out, workers=workers)
+    return run_stages(replace(RECIPE, **changes), stages, [str(raw)], out, together=together, workers=workers)
 
 
 def decoded(out: Path) -> list[str]:
@@ -98,8 +101,8 @@ def test_clips_hold_the_frames_of_their_source(tmp_path: Path, raw: Path) -> Non
 
 
 def test_two_runs_and_any_number_of_processes_give_the_same_bytes(tmp_path: Path, raw: Path) -> None:
-    curate(raw, tmp_path / "one/set", BRIGHT)
-    curate(raw, tmp_path / "two/set", BRIGHT, workers=2)
+    curate(raw, tmp_path / "one/set", BRIGHT, together=(Ranks(),))
+    curate(raw, tmp_path / "two/set", BRIGHT, workers=2, together=(Ranks(),))
     one, two = contents(tmp_path / "one/set"), contents(tmp_path / "two/set")
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name]] == []
@@ -151,6 +154,28 @@ def test_a_changed_setting_does_again_what_it_touches_and_no_more(tmp_path: Path
     assert {row.num_frames for row in Tars(out).rows if row.suffix == ".mp4"} <= {5}
 
 
+def test_pruning_removes_what_this_run_did_not_use_and_nothing_that_it_did(tmp_path: Path, raw: Path) -> None:
+    out, log = tmp_path / "set", tmp_path / "log"
+
+    def go(length: int, prune: bool) -> Summary:
+        stages = (Levels(str(log)), Pieces(length))
+        return run_stages(RECIPE, stages, [str(raw)], out, together=(Ranks(),), workers=0, prune=prune)
+
+    def objects() -> dict[Path, int]:
+        return {path: path.stat().st_size for path in (out / "work/objects").rglob("*.parquet")}
+
+    go(4, False)
+    before = objects()
+    summary, freed = go(5, True), sum(size for path, size in before.items() if not path.exists())
+    assert summary.pruned == Pruned(4, freed) and freed > 0, "the pieces of four videos and pictures"
+    wanted = contents(out)
+    again = go(5, True)
+    assert again.decoded == 0 and again.pruned == Pruned(0, 0) and contents(out) == wanted
+    assert list((out / "work/ranks").iterdir()), "what a stage over the set keeps is dear"
+    go(4, False)
+    assert len(log.read_text().split()) == 4, "tables of frames stay"
+
+
 def test_a_lost_or_damaged_shard_is_made_again(tmp_path: Path, raw: Path) -> None:
     out = tmp_path / "set"
     curate(raw, out)
@@ -176,7 +201,7 @@ def counted(raw: Path, out: Path, most: int, count: Path) -> None:
 
     for name in ("replace", "link", "fsync"):
         setattr(os, name, dying(getattr(os, name)))
-    curate(raw, out, BRIGHT)
+    curate(raw, out, BRIGHT, together=(Ranks(),))
     count.write_text(str(calls))
 
 
@@ -196,7 +221,7 @@ def test_a_run_killed_at_any_moment_comes_to_the_same_and_does_one_source_again_
     for most in range(0, total, max(1, total // 11)):
         out = tmp_path / f"{most}/set"
         assert forked(raw, out, most, tmp_path / "never") == -signal.SIGKILL, most
-        curate(raw, out, BRIGHT)
+        curate(raw, out, BRIGHT, together=(Ranks(),))
         assert contents(out) == wanted, most
         assert len(decoded(out)) <= 4 + 1, most
         assert [path.name for path in out.glob(".*")] == [".lock"], most
@@ -336,12 +361,12 @@ import sys
 from pathlib import Path
 from mutoscope.curate.runner import Curation, run_stages
 from mutoscope.curate.write import Write
-from tests.curate.stages import Levels, Pieces
+from tests.curate.stages import Levels, Pieces, Ranks
 
 if __name__ == "__main__":
     raw, out, log = sys.argv[1:]
     recipe = Curation("test", (), write=Write(shard_clips=3, quality="small"))
-    run_stages(recipe, (Levels(log), Pieces()), [raw], Path(out), workers=2)
+    run_stages(recipe, (Levels(log), Pieces()), [raw], Path(out), together=(Ranks(),), workers=2)
 """
 
 

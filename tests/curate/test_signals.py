@@ -13,7 +13,7 @@ from PIL import Image
 
 from mutoscope.core.errors import MediaError
 from mutoscope.core.video import Video, probe
-from mutoscope.curate import signals
+from mutoscope.curate import pixels, signals
 from mutoscope.curate.signals import SignalSettings
 
 HEIGHT, WIDTH = 120, 160
@@ -108,6 +108,20 @@ def test_a_pan_is_measured_in_frame_widths_and_leaves_little(pan):
     assert np.median(column(table, "flow_residual")) < 0.2 * 2 / WIDTH
 
 
+@pytest.mark.parametrize(("height", "width"), [(96, 1152), (64, 1280), (768, 64)])
+def test_a_pan_over_very_oblong_frames_is_measured(tmp_path, height, width):
+    wide = texture(height, width + 4 * 12)
+    frames = np.stack([wide[:, 4 * i : 4 * i + width] for i in range(12)])
+    table = signals.measure(write(tmp_path / "oblong.mp4", frames))
+    np.testing.assert_allclose(np.median(column(table, "flow_x")), -4 / width, rtol=0.15)
+    assert abs(np.median(column(table, "flow_y"))) < 0.5 / width
+
+
+def test_flow_is_never_asked_for_at_a_size_for_which_opencv_writes_out_of_bounds():
+    for aspect in np.geomspace(1 / 40, 40, 2000):
+        assert min(pixels.Flow.of(round(4000 * aspect), 4000).size) >= 32
+
+
 @pytest.mark.parametrize(("zoom", "roll"), [(1.01, 0.0), (1.0, 0.01), (0.99, -0.01)])
 def test_zoom_and_roll_of_the_camera_are_measured(tmp_path, zoom, roll):
     large, frames = texture(400, 400), []
@@ -129,6 +143,25 @@ def test_a_thing_that_moves_before_a_still_camera_is_left_to_the_residual(tmp_pa
     assert abs(np.median(column(table, "flow_x"))) < 0.1 * 2 / WIDTH
     covered = 40 * 40 / (HEIGHT * WIDTH)
     assert np.median(column(table, "flow_residual")) > 0.4 * covered * 2 / WIDTH
+
+
+def test_a_camera_that_moves_nothing_of_what_it_would_move_stands():
+    flow = pixels.Flow.of(WIDTH, HEIGHT)
+    _, grid = flow.between(np.zeros((2, HEIGHT, WIDTH), np.uint8))
+    pan = np.zeros((1, grid.shape[1], 2), np.float32)
+    pan[..., 0] = 2 / flow.size[0]  # two pixels
+    seen = np.zeros_like(grid)
+    seen[..., :2], seen[..., 2] = 10, 20  # edges of ten levels a pixel, which two pixels change by twenty
+    for share, wanted in ((0.0, pan[0, 0, 0]), (0.3, pan[0, 0, 0]), (0.7, 0.0)):
+        stood = seen.copy()
+        stood[:, : int(share * seen.shape[1]), 2] = 0.5
+        found = flow.camera(pan, stood)[0]
+        np.testing.assert_allclose(found[0], wanted, atol=1e-4)
+        np.testing.assert_allclose(
+            found[4] + abs(found[0]), pan[0, 0, 0], atol=1e-4
+        )  # what it does not explain is left
+    nothing_to_tell_by = np.zeros_like(grid)
+    np.testing.assert_allclose(flow.camera(pan, nothing_to_tell_by)[0, 0], pan[0, 0, 0], atol=1e-4)
 
 
 def test_flat_borders_are_measured_to_the_pixel(tmp_path):

@@ -1,4 +1,5 @@
 import csv
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ pytest.importorskip("cv2", reason="needs the extra curate")
 pytest.importorskip("pyarrow", reason="needs the extra curate")
 
 import cv2
+import pyarrow as pa
 
 from mutoscope.core.errors import RequestError
 from mutoscope.core.video import Video
@@ -182,6 +184,31 @@ def test_lengths_are_seconds_where_the_frame_rate_varies():
     time_s = np.concatenate([np.arange(100) / 50, 2 + np.arange(100) / 10])
     found = spans_between([], time_s, SplitSettings(max_shot_s=4.0))
     assert [round(float(time_s[each.start]), 1) for each in found] == [0, 4, 8]
+
+
+def test_absurd_time_stamps_make_no_more_spans_than_frames():
+    for time_s in (np.arange(600) * 86_400.0, np.append(np.arange(599) / 24, 1e9), np.arange(600) * 1e-6):
+        found = spans_between([], time_s)
+        kept = [each for each in found if not each.reason_for_drop]
+        assert all(each.start < each.end for each in found) and len(found) <= 600
+        assert all(a.end == b.start for a, b in pairwise(kept))
+
+
+def test_the_memory_of_splitting_does_not_grow_with_the_frame_rate(tmp_path):
+    frames = blended(shot(1, 60, 0), shot(2, 60, 0), ramp(24))
+    table = table_of(frames, tmp_path)
+    times = 20
+    slow = table.take(np.repeat(np.arange(table.num_rows), times))
+    content = slow["content"].to_numpy() * (np.arange(slow.num_rows) % times == 0)  # as if seen at 480 frames a second
+    for name, values in (("content", content), ("time_s", np.arange(slow.num_rows) / (FPS * times))):
+        place = slow.schema.get_field_index(name)
+        slow = slow.set_column(place, slow.schema.field(place), pa.array(values, slow.schema.field(place).type))
+    tracemalloc.start()
+    found = told(slow)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert near(found, [("dissolve", 36 * times, 60 * times)], within=2 * times)
+    assert peak < 60 * slow.num_rows * 96  # a few copies of the places
 
 
 def test_a_photo_is_one_span(tmp_path):

@@ -15,6 +15,7 @@ from mutoscope.curate.manifest import Manifest
 from mutoscope.curate.write import Kept, Shards, Write
 from mutoscope.data.tars import Tars
 from tests.curate import damage
+from tests.curate.test_remux import write as with_key_frames
 
 
 def source_of(path: Path) -> Source:
@@ -54,6 +55,16 @@ def test_an_odd_side_loses_its_last_line_and_nothing_is_blurred(tmp_path: Path) 
     truth = Video.open(tmp_path / "a.webm").array()[2:5, :44, :62]
     assert video.array().shape == truth.shape and np.abs(video.array().astype(int) - truth).mean() < 2.5
     assert (read.rows[0].height, read.rows[0].width) == (44, 62)
+
+
+def test_a_clip_that_can_be_copied_keeps_its_very_pixels_and_any_other_is_encoded(tmp_path: Path) -> None:
+    path = with_key_frames(tmp_path / "a.mp4")
+    source, truth = source_of(path), Video.open(path).array()
+    settings = Write(copies=True, quality="small")
+    read = written(tmp_path / "set", [kept(source, 10, 20, settings), kept(source, 21, 30, settings)], settings)
+    copied, encoded = (opened(read, index, tmp_path).array() for index in range(2))
+    np.testing.assert_array_equal(copied, truth[10:20])
+    assert encoded.shape == truth[21:30].shape and not np.array_equal(encoded, truth[21:30])
 
 
 def test_only_what_is_larger_is_shrunk_and_keeps_its_shape(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import RequestError
-from mutoscope.data.buckets import Bucket, buckets, choose, fit, plan
+from mutoscope.data.buckets import Bucket, buckets, choose, cropped, fit, nearest, plan
 
 BASES = (480, 720, 960)
 SIDES = st.integers(16, 4000)
@@ -66,3 +66,21 @@ def test_a_picture_of_the_buckets_size_stays_as_it_is() -> None:
 def test_a_base_without_room_for_one_step_is_refused() -> None:
     with pytest.raises(RequestError, match="Use at least 32"):
         buckets(20)
+
+
+@given(st.sampled_from(BASES), SIDES, SIDES, st.floats(0, 0.9))
+def test_the_nearest_bucket_enlarges_nothing_and_no_fitting_one_is_nearer(
+    base: int, height: int, width: int, most: float
+) -> None:
+    fitting = [one for one in buckets(base) if one.height <= height and one.width <= width]
+    found = nearest(buckets(base), height, width, most)
+    least = min((cropped(one, height, width) for one in fitting), default=1.0)
+    if found is None:
+        assert not fitting or least > most - 1e-9
+    else:
+        assert found in fitting and abs(cropped(found, height, width) - least) < 1e-9 and least <= most + 1e-9
+
+
+def test_what_is_cut_off_is_measured_in_shares_of_the_area() -> None:
+    assert cropped(Bucket(64, 128), 32, 64) == 0
+    assert cropped(Bucket(64, 64), 90, 120) == pytest.approx(0.25) and cropped(Bucket(64, 64), 120, 90) == 0.25

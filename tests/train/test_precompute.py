@@ -1,6 +1,7 @@
 """A data set that was curated becomes latents: its videos and its pictures, each frame where it belongs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 pytest.importorskip("pyarrow", reason="needs the extra curate")
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mutoscope.autoencoders.toy import ToyAutoencoder, ToyConfig
 from mutoscope.core import config, weights
@@ -62,6 +65,20 @@ def test_pictures_are_taken_where_one_frame_is_asked_for(dataset: Path) -> None:
 def test_a_data_set_of_short_clips_is_refused(dataset: Path) -> None:
     with pytest.raises(MediaError, match=r"No video of .* has 99 frames"):
         DatasetClips(str(dataset), num_frames=99, height=32, width=48).listing()
+
+
+def test_of_a_data_set_with_levels_one_can_be_taken(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/shards").symlink_to(dataset / "shards")
+    levels = pa.array([["256p"], ["256p", "540p"], ["256p"], None], pa.list_(pa.string()))
+    pq.write_table(pa.table({"id": ["a", "b", "c", "d"], "levels": levels}), tmp_path / "set/clips.parquet")
+    source = DatasetClips(str(tmp_path / "set"), num_frames=8, height=32, width=48, fps=8)
+    for level, ids in ((None, ["a", "b"]), ("256p", ["a", "b"]), ("540p", ["b"])):
+        assert [clip.id for clip in replace(source, level=level).listing()] == ids
+    with pytest.raises(MediaError, match=r"'720p'. Choose from 256p, 540p"):
+        replace(source, level="720p").listing()
+    with pytest.raises(MediaError, match="has no levels"):
+        replace(source, folder=str(dataset), level="540p").listing()
 
 
 def test_a_data_set_becomes_latents_and_one_curated_anew_is_not_mixed_in(dataset: Path, tmp_path: Path) -> None:
