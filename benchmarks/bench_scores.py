@@ -17,12 +17,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mutoscope.curate import ingest, signals, split
+from mutoscope.curate import ingest, signals
+from mutoscope.curate.chain import Split
 from mutoscope.curate.score import Scores, thresholds
-from mutoscope.curate.stage import CLIPS, Work, clip_id, save
+from mutoscope.curate.stage import Work, whole
 from mutoscope.worlds.footage import write_footage
 from mutoscope.worlds.spoil import Strengths
 
@@ -49,22 +49,14 @@ def drawn(folder: Path, seed: int, clips: Path | None) -> Path | None:
 
 def scored(at: Path) -> list[dict[str, Any]]:
     """Split and score a file."""
-    path = next(at.glob("footage-*.mp4"))
-    table = signals.load(at / "sig.parquet", [name for name in signals.SCHEMA.names if name != "picture"])
+    path, sig, clips = next(at.glob("footage-*.mp4")), at / "sig.parquet", at / "clips.parquet"
+    table = signals.load(sig, ["time_s"])
     facts, times = signals.facts(table), table["time_s"].to_pylist()
     size = {"width": facts.width, "height": facts.height, "fps": str(facts.fps)}
     source = ingest.Source("0" * 16, str(path), num_frames=len(times), duration_s=facts.duration_s, **size)
     times.append(facts.duration_s)
-    rows = [
-        {
-            "id": clip_id(source, span.start, span.end), "source": source.id, "start": span.start, "end": span.end,
-            "start_s": times[span.start], "end_s": times[span.end],
-            "dropped_by": "split" if span.reason_for_drop else "", "reason": span.reason_for_drop, "notes": "",
-        }
-        for span in split.spans(table)
-    ]  # fmt: skip
-    save(pa.Table.from_pylist(rows, CLIPS), at / "clips.parquet")
-    Scores().run(Work(source, pq.read_table(at / "clips.parquet"), at / "sig.parquet", lambda: path), at / "s.parquet")
+    Split().run(Work(source, whole(source), sig, lambda: path), clips)
+    Scores().run(Work(source, pq.read_table(clips), sig, lambda: path), at / "s.parquet")
     found = [row for row in pq.read_table(at / "s.parquet").to_pylist() if not row["dropped_by"]]
     return [row | {"times": times[row["start"] : row["end"] + 1]} for row in found]
 

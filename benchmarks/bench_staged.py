@@ -121,7 +121,8 @@ def staged(path: Path, clips: list[tuple[float, float]], transcodes: bool) -> tu
         kept = [pixels for part in parts for pixels in sampled(*part, 1.0, None)]
         for part in parts:
             small = sampled(*part, 0.5, (448, 252))
-            [np.stack(small[at : at + WINDOW]) for at in range(0, len(small), WINDOW)]
+            for at in range(0, len(small), WINDOW):
+                np.stack(small[at : at + WINDOW])
     return count, kept
 
 

@@ -39,10 +39,9 @@ def footage(folder: Path, seed: int, clips: Path | None) -> dict[str, Any]:
     path = write_footage(folder, 1, seed, strengths=Strengths.parse("caption", 1.0), clips=clips)[0]
     truth = json.loads(path.with_suffix(".json").read_text())
     signals.save(path, folder / "signals.parquet")
-    sampled = signals.load(folder / "signals.parquet", ["border_top"])["border_top"].is_valid().to_numpy()
     stage, reader = text.TextArea(), text._reader(text.TextArea().least_score)
     found: dict[str, Any] = {"captioned": 0, "found": 0, "clean": 0, "false": 0, "share": [], "seconds": []}
-    for index, data in text._pictures(folder / "signals.parquet", set(np.flatnonzero(sampled).tolist())):
+    for index, data in signals.pictures(folder / "signals.parquet"):
         begun = time.process_time()
         area = stage.area(reader, data)
         found["seconds"].append(time.process_time() - begun)

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from importlib import resources
@@ -41,8 +41,9 @@ from mutoscope.encoders.base import Encoder, SeeingEncoder, TextTokens
 from mutoscope.encoders.cache import Cached, default_folder, fingerprint
 from mutoscope.models.family import Condition, Config, Facts, Family, Reader, Release, Sampling, find, resolve
 from mutoscope.models.family import load as load_family
+from mutoscope.placement.blocks import return_large_blocks
 from mutoscope.placement.offload import Offload, resident
-from mutoscope.plan import Workload
+from mutoscope.plan import Decoding, Tileable, Way, Workload, choose_decoding
 
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "euler": samplers.euler,
@@ -54,7 +55,6 @@ BUNDLED = Path(str(resources.files("mutoscope") / "bundled"))
 # The bundled companions of a model, when none lie beside its own weights.
 AUTOENCODER, ENCODER = "autoencoder_toy.safetensors", "words.safetensors"
 TEXT_TOKENS = 64  # of a prompt of the bundled model, which is not known when memory is planned
-READ = "text_encoder*", "tokenizer*"  # folders of published weights that reading a prompt takes
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class System:
             tell = self.family.tell
             return condition if tell is None else tell(self.config, condition, settings.scale, first)
 
-        with self._resident(self.encoder):
+        with self.at_work(self.encoder):
             conditions = {True: told(self._read(requests, [request.prompt for request in requests]))}
             if not all(branch.text for branch in branches):
                 if settings.negative:
@@ -282,38 +282,57 @@ class System:
 
         def stacked(x: Tensor, t: Tensor) -> Tensor:
             with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-                return self.network(x.to(_dtype(self.network)), t, prepared.condition)
+                return self.network(x.to(dtype_of(self.network)), t, prepared.condition)
 
         field = guide(stacked, prepared.settings.guidance, prepared.given)
-        with self._resident(self.network):
+        with self.at_work(self.network):
             return SAMPLERS[prepared.settings.sampler](field, prepared.noise, prepared.grid, on_step)
 
-    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
-        """Yield the frames of the video, a group at a time, in [-1, 1]."""
+    def choose_decoding(self, latents: Float[Tensor, "B C T H W"], asked: Way | None = None) -> Decoding:
+        """Choose how to decode by the memory that there is now; see `plan.choose_decoding`."""
+        with self.at_work(self.autoencoder):
+            return choose_decoding(self.autoencoder, latents.to(dtype_of(self.autoencoder)), asked)
+
+    def decode(self, latents: Float[Tensor, "B C T H W"], way: Way = "exact") -> Iterator[Float[Tensor, "B 3 f H W"]]:
+        """Yield the frames of the video, a group at a time, in [-1, 1], by the way of `choose_decoding`."""
         dropped = self.family.dropped(self.config)
-        with self._resident(self.autoencoder):
-            for group in self.autoencoder.decode_stream(latents.to(_dtype(self.autoencoder))):
+        if self.family.release is not None:  # those clips are large; small ones take a third longer with it
+            return_large_blocks()
+        with self.at_work(self.autoencoder):
+            decode = cast(Tileable, self.autoencoder).decode_tiled if way == "tiled" else self.autoencoder.decode_stream
+            for group in decode(latents.to(dtype_of(self.autoencoder))):
                 if group.shape[2] > dropped:
                     yield group[:, :, dropped:]
                 dropped = max(0, dropped - group.shape[2])
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[Request], on_step: OnStep | None = None) -> list[Video]:
-        """Generate one video for each request; all requests share their size and sampling settings."""
+    def generate(
+        self, requests: Sequence[Request], on_step: OnStep | None = None, decode: Way | None = None
+    ) -> list[Video]:
+        """Generate one video for each request; all requests share their size and sampling settings.
+
+        Args:
+            requests: what to make.
+            on_step: see `sample`.
+            decode: how; if not given, exactly if it fits, else in tiles, which `Video.notices` tells.
+        """
         prepared = self.prepare(requests)
-        groups = [group.float().cpu() for group in self.decode(self.sample(prepared, on_step))]
-        return [
+        latents = self.sample(prepared, on_step)
+        decoding = self.choose_decoding(latents, decode)
+        groups = [group.float().cpu() for group in self.decode(latents, decoding.way)]
+        videos = (
             Video.from_tensor(torch.cat([group[index] for group in groups], dim=1), prepared.settings.fps)
             for index in range(len(requests))
-        ]
+        )
+        return [replace(video, notices=decoding.notices) for video in videos]
 
     @torch.no_grad()
     def _encode(self, pictures: UInt8[np.ndarray, "B T H W 3"]) -> Float[Tensor, "B C T h w"]:
         pixels = torch.from_numpy(pictures).to(self.device).movedim(-1, 1).float() / 127.5 - 1
-        with self._resident(self.autoencoder):
-            return self.autoencoder.encode(pixels.to(_dtype(self.autoencoder)))
+        with self.at_work(self.autoencoder):
+            return self.autoencoder.encode(pixels.to(dtype_of(self.autoencoder)))
 
-    def _resident(self, component: object) -> AbstractContextManager[None]:
+    def at_work(self, component: object) -> AbstractContextManager[None]:
         """Have a component on the device, for those that live elsewhere."""
         return nullcontext() if self.offload_to is None else resident(cast(nn.Module, component), self.offload_to)
 
@@ -342,8 +361,26 @@ def refuse_given(family: Family, name: str, frames: Sequence[int]) -> None:
         )
 
 
-def _dtype(component: object) -> torch.dtype:
+def dtype_of(component: object) -> torch.dtype:
+    """Return the type of a component's weights."""
     return next(cast(nn.Module, component).parameters()).dtype
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the components of published weights are, as `core.folders` reads them.
+
+    Args:
+        network: its file, or a folder that holds it.
+        autoencoder: a folder that holds its folder.
+        readers: a folder that holds those of all that reads a prompt.
+        read: names or patterns of the latter.
+    """
+
+    network: str
+    autoencoder: str
+    readers: str
+    read: tuple[str, ...] = ("text_encoder*", "tokenizer*")
 
 
 @dataclass(frozen=True)
@@ -563,7 +600,11 @@ def load(
     if found.path is None:
         if found.release is None:
             raise _no_weights(name)
-        return _load_published(found, found.release, device, published, offload, template)
+        everything = found.release.weights[cast(str, found.preset)][0]
+        if published is not None and (Path(published) / "vae").is_dir():
+            everything = published
+        places = Places(published or everything, everything, everything)
+        return load_published(found, found.release, places, device, offload, template)
     for option, value in (("weights", published), ("template", template)):
         if value is not None:
             raise RequestError(f"{name} was not published by others, so --{option} does not go with it. Leave it out.")
@@ -593,28 +634,34 @@ def _load_own(found: Outline, path: Path, device: torch.device, offload: Offload
     )
 
 
-def _load_published(
-    found: Outline,
-    release: Release,
-    device: torch.device,
-    published: str | None,
-    offload: Offload,
-    template: Path | None,
+def load_published(
+    found: Outline, release: Release, places: Places, device: torch.device, offload: Offload, template: Path | None
 ) -> System:
-    """Load what others published, in bfloat16, straight onto the device where it will live."""
+    """Load what others published, in bfloat16, straight onto the device where it will live.
+
+    Args:
+        found: the model.
+        release: its published weights.
+        places: where they are.
+        device: where to run.
+        offload: see `load`.
+        template: see `load`.
+
+    Raises:
+        RequestError: its template is not to be had.
+        WeightsError: there are no weights for it, or they are damaged.
+        MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
+    """
     reader = found.family.reader_of(found.config, template)
     tell_licence(found.family.name)
     home = device if offload == "none" else torch.device("cpu")
-    everything = release.weights[cast(str, found.preset)][0]
-    if published is not None and (Path(published) / "vae").is_dir():
-        everything = published
-    checkpoint = open_checkpoint(published or everything, within=layouts.FOLDERS["transformer"])
+    checkpoint = open_checkpoint(places.network, within=layouts.FOLDERS["transformer"])
     with torch.device("meta"):
         network = found.family.network(found.config).to(torch.bfloat16)
     keys = found.family.keys(found.config)
     match = layouts.recognise(checkpoint, layouts.headers_of(network), keys, what=found.name)
-    encoder = _remembering(reader, folders.bring(everything, READ), home)
-    autoencoder = found.family.autoencoder.load(folders.bring(everything, layouts.FOLDERS["autoencoder"]))
+    encoder = _remembering(reader, folders.bring(places.readers, places.read), places.read, home)
+    autoencoder = found.family.autoencoder.load(folders.bring(places.autoencoder, layouts.FOLDERS["autoencoder"]))
     layouts.fill(network, match, home)
     autoencoder.to(home, torch.float32 if device.type == "cpu" else release.autoencoder_dtype)
     for part in (network, autoencoder):
@@ -632,14 +679,14 @@ def _load_published(
     )
 
 
-def _remembering(reader: Reader, folder: Path, home: torch.device) -> Cached:
-    """Return the encoder of a folder, which is loaded when a prompt is new to it."""
+def _remembering(reader: Reader, folder: Path, read: Sequence[str], home: torch.device) -> Cached:
+    """Return the encoder of a folder that holds what it reads with, which is loaded when a prompt is new to it."""
 
     def load() -> Encoder:
         encoder = cast(nn.Module, reader.load(folder))
         return cast(Encoder, encoder.to(home).eval().requires_grad_(False))
 
-    own = sorted(path for pattern in READ for path in folder.glob(pattern) if path.is_dir())
+    own = sorted(path for pattern in read for path in folder.glob(pattern) if path.is_dir())
     versions = [f"{name} {version(name)}" for name in ("mutoscope", "torch", "transformers") if find_spec(name)]
     files = [fingerprint(path) for path in own]
     return Cached(load, fingerprint(own[0], *reader.settings, *versions, *files), default_folder())

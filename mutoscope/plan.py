@@ -7,16 +7,20 @@ shapes and no numbers, and every operation is asked for its FLOPs and for the me
 the figures follow the code: HunyuanVideo comes to 12.07 PFLOP a step at 720x1280x129, of which attention has 87 %.
 Attention counts as the fused kernel that it is on an accelerator, without its square of scores.
 
+An autoencoder whose published code decodes in tiles is counted both ways: exactly, and in tiles, which changes the
+picture a little and needs memory that does not grow with the clip. `choose_decoding` takes the exact way where it fits.
+
 Time is another matter. `floor_s` is what the device would need if every product ran as fast as large ones do;
 `expected_s` is our estimate, at the share of the printed speed that the best published systems reach.
 """
 
+import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +31,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mutoscope.autoencoders.base import Autoencoder, LatentShape, Patch, Size
+from mutoscope.core.device import available_bytes
 from mutoscope.core.errors import RequestError
 from mutoscope.encoders.base import TextTokens
 from mutoscope.models.family import Facts, Family
-from mutoscope.placement.offload import Offload
+from mutoscope.placement.offload import Offload, resident
 
 CALLS = MappingProxyType({"euler": (1, 0), "heun": (2, -1), "adams_bashforth": (1, 0)})  # of the network: a * steps + b
 SUSTAINED = 0.8  # of the printed speed, by large products in bfloat16: 790 of 989 TFLOP/s on an H200
@@ -38,6 +43,8 @@ REACHED = 0.65  # of the printed speed, by the best published systems over a who
 REACHED_BY_CONVOLUTIONS = 0.3  # our guess; published decoders reach less, but also do their work twice
 SMALLER = (1, 3 / 4, 2 / 3, 1 / 2, 1 / 3)  # of each side, to look for a size that fits
 SHORTER = (1, 1 / 2, 1 / 4)  # of the frames
+IN_TILES = "decoded in the published tiles"  # how a notice begins that says so
+Way = Literal["exact", "tiled"]  # of decoding
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 WORTH_COUNTING = 1e13  # FLOPs; less takes seconds, and counting would make up a good part of that
 
@@ -77,6 +84,15 @@ HARDWARE = MappingProxyType(
 CPU_CORE_FLOPS, CPU_BANDWIDTH = 60e9, 20e9  # of a core with AVX2 near 2 GHz; of a small server
 
 
+@runtime_checkable
+class Tileable(Protocol):
+    """An autoencoder that can also decode as its published code does, in tiles."""
+
+    def decode_tiled(self, latents: Tensor, run: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
+        """Yield the frames of the tiled decode in order; `run` makes pixels of one tile, the largest first."""
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """A video to make, and how.
@@ -93,6 +109,7 @@ class Workload:
         autoencoder_dtype: of the autoencoder's weights.
         encoder_parameters: of what encodes the prompt; it is not counted here, since it may not be ours.
         parameters: of the network, about, where they are known without building it.
+        decode: how to decode; exactly if it fits, else in tiles, if not given.
     """
 
     family: Family
@@ -106,6 +123,7 @@ class Workload:
     autoencoder_dtype: torch.dtype = torch.bfloat16
     encoder_parameters: int = 0
     parameters: int | None = None
+    decode: Way | None = None
 
     @property
     def num_calls(self) -> int:
@@ -181,6 +199,7 @@ class Plan:
         num_devices: how many of them.
         tokens: of the video.
         encoder, network, autoencoder: the components.
+        tiled: the autoencoder when it decodes in tiles, if it can.
     """
 
     workload: Workload
@@ -190,6 +209,7 @@ class Plan:
     encoder: Part
     network: Part
     autoencoder: Part
+    tiled: Part | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -200,11 +220,23 @@ class Plan:
         """Return what a component holds on one device besides its weights."""
         return part.count.peak_bytes // (self.num_devices if part is self.network else 1)
 
-    def peak_bytes(self, offload: Offload) -> int:
-        """Return the most memory taken on one device: with all weights on it, or with those of one component."""
+    def peak_bytes(self, offload: Offload, way: Way = "exact") -> int:
+        """Return the most memory taken on one device: with all weights on it, or with those of one component.
+
+        Args:
+            offload: how components share the device.
+            way: to decode; what cannot decode in tiles does so exactly.
+        """
+        decoder = self.tiled if way == "tiled" and self.tiled is not None else self.autoencoder
+        parts = self.encoder, self.network, decoder
         if offload == "component":
-            return max(part.weight_bytes + self.work_bytes(part) for part in self.parts)
-        return sum(part.weight_bytes for part in self.parts) + max(map(self.work_bytes, self.parts))
+            return max(part.weight_bytes + self.work_bytes(part) for part in parts)
+        return sum(part.weight_bytes for part in parts) + max(map(self.work_bytes, parts))
+
+    def least_bytes(self, offload: Offload) -> int:
+        """Return the same for the way to decode that was asked for, or else for the one that takes less."""
+        ways: tuple[Way, ...] = ("exact", "tiled") if self.workload.decode is None else (self.workload.decode,)
+        return min(self.peak_bytes(offload, way) for way in ways)
 
     @property
     def step_flops(self) -> int:
@@ -242,7 +274,7 @@ def cpu(num_cores: int, memory_bytes: int) -> Hardware:
 
 
 def plan(workload: Workload, hardware: Hardware, num_devices: int = 1) -> Plan:
-    """Count what a workload costs; takes a second or two, and no weights.
+    """Count what a workload costs; takes some seconds, and no weights.
 
     Raises:
         RequestError: the size is not legal, or there is no device.
@@ -280,7 +312,7 @@ def refuse_unless_it_fits(
 
     def largest(offload: Offload) -> Size | None:
         """Return the largest size about as wide and as long that fits; None if none does."""
-        return _largest_that_fits(sizes, lambda size: made(size).peak_bytes(offload), available)
+        return _largest_that_fits(sizes, lambda size: made(size).least_bytes(offload), available)
 
     sizes = _smaller_sizes(workload, autoencoder)
     asked = made(workload.size)
@@ -291,20 +323,70 @@ def refuse_unless_it_fits(
             f"{name} with --offload component needs {spell_bytes(waiting)} of the machine's memory, you have "
             f"{spell_bytes(host)}: leave it out, or use a machine with more. --force tries it anyway."
         )
-    if asked.peak_bytes(used) <= available:
+    if asked.least_bytes(used) <= available:
         return
     smaller = largest(used)
     ways = [f"use {spell(smaller)}"] if smaller else []
+    if asked.peak_bytes(used, "tiled") <= available:
+        ways.append("leave out --decode exact")
     if used == "none" and host is not None and waiting <= host:
-        if asked.peak_bytes("component") <= available:
+        if asked.least_bytes("component") <= available:
             ways.append("add --offload component")
         elif (parted := largest("component")) not in (None, smaller):
             ways.append(f"use {spell(parted)} with --offload component")
     remedy = ", or ".join(ways) or "no size of it fits; use a device with more memory, or a smaller model"
     raise RequestError(
-        f"{name} at {spell(workload.size)} needs {spell_bytes(asked.peak_bytes(used))}, you have "
+        f"{name} at {spell(workload.size)} needs {spell_bytes(asked.least_bytes(used))}, you have "
         f"{spell_bytes(available)}: {remedy}. --force tries it anyway."
     )
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a clip is decoded, and what a user should be told about it."""
+
+    way: Way
+    notices: tuple[str, ...] = ()
+
+
+def refuse_tiles(family: Family, name: str, decode: Way | None) -> None:
+    """Refuse tiles where the autoencoder of a family, which a model `name` is of, has none.
+
+    Raises:
+        RequestError: see above.
+    """
+    if decode == "tiled" and not issubclass(family.autoencoder, Tileable):
+        raise RequestError(f"{name} decodes exactly and not in tiles. Leave out --decode tiled.")
+
+
+def choose_decoding(
+    autoencoder: Autoencoder, latents: Tensor, asked: Way | None = None, *, available: int | None = None
+) -> Decoding:
+    """Choose the exact way to decode if it fits now, else the published tiles, where there are some.
+
+    Args:
+        autoencoder: on the device where it will work.
+        latents: what it will decode, there and of its type, B C t h w.
+        asked: the way that was asked for, which is then taken.
+        available: memory that it may take, in bytes; what the device can give now, if not given.
+    """
+    if asked is not None or not isinstance(autoencoder, Tileable):
+        return Decoding(asked or "exact")
+    module, likeness = cast(nn.Module, autoencoder), torch.empty_like(latents, device="meta")
+    with resident(module, "meta"):
+        needed = _decode(autoencoder, likeness).peak_bytes
+    available = _room(latents.device) if available is None else available
+    if needed <= available:
+        return Decoding("exact")
+    told = f"exactly takes {spell_bytes(needed)}, and there are {spell_bytes(available)}"
+    return Decoding("tiled", (f"{IN_TILES}, which changes the picture a little: {told}",))
+
+
+def _room(device: torch.device) -> int:
+    """Return what a device can give, with what torch keeps there of memory that was given back."""
+    module = torch.get_device_module(device)
+    kept = module.memory_reserved(device) - module.memory_allocated(device) if hasattr(module, "memory_reserved") else 0
+    return available_bytes(device) + kept
 
 
 def spell(size: Size) -> str:
@@ -416,6 +498,7 @@ def _modules(workload: Workload) -> tuple[nn.Module, Any]:
 
 def _plan(workload: Workload, hardware: Hardware, num_devices: int, network: nn.Module, autoencoder: Any) -> Plan:
     shape = _latents(workload, autoencoder)
+    latents = torch.empty(1, *shape, device="meta", dtype=workload.autoencoder_dtype)
     encoder_bytes = workload.encoder_parameters * workload.dtype.itemsize
     return Plan(
         workload,
@@ -424,7 +507,10 @@ def _plan(workload: Workload, hardware: Hardware, num_devices: int, network: nn.
         _tokens(workload, autoencoder),
         Part("text encoder", workload.encoder_parameters, encoder_bytes, NOTHING),
         _part("network", network, _forward(workload, network, shape)),
-        _part("autoencoder", autoencoder, _decode(workload, autoencoder, shape)),
+        _part("autoencoder", autoencoder, _decode(autoencoder, latents)),
+        _part("autoencoder, in tiles", autoencoder, _decode_tiled(autoencoder, latents))
+        if issubclass(workload.family.autoencoder, Tileable)
+        else None,
     )
 
 
@@ -495,15 +581,49 @@ def _forward(workload: Workload, network: nn.Module, shape: Sequence[int]) -> Co
     return count(lambda: network(x, t, condition.to("meta")), [network])
 
 
-def _decode(workload: Workload, autoencoder: Any, shape: Sequence[int]) -> Count:
+def _decode(autoencoder: Any, latents: Tensor) -> Count:
     """Count the decoding of all frames, each group given away before the next."""
-    latents = torch.empty(1, *shape, device="meta", dtype=workload.autoencoder_dtype)
 
     def run() -> None:
         for _ in autoencoder.decode_stream(latents):
             pass
 
     return count(run, [autoencoder])
+
+
+def _decode_tiled(autoencoder: Any, latents: Tensor) -> Count:
+    """Count the same in tiles; the first tile is run, and the others take their share of what it took."""
+    first: list[tuple[torch.Size, torch.Size, Count]] = []  # what it was, what it made, and what that took
+    shares = []
+
+    def counted_alone(tile: Tensor) -> tuple[torch.Size, torch.Size, Count]:
+        made: list[Tensor] = []
+        alone = tile.new_empty(tile.shape)  # a view of the clip would count as the clip
+        counted = count(lambda: made.append(autoencoder.pixels(alone)), [autoencoder])
+        return tile.shape, made[0].shape, counted
+
+    def run(tile: Tensor) -> Tensor:
+        if not first:
+            first.append(counted_alone(tile))
+        (_, _, t, h, w), (_, colours, frames, height, width), counted = first[0]
+        growth = (frames - 1) // max(1, t - 1)  # of the frames behind the first, which stands alone
+        grown = 1 + growth * (tile.shape[2] - 1), tile.shape[3] * (height // h), tile.shape[4] * (width // w)
+        shares.append(math.prod(grown) / (frames * height * width))
+        worked = torch.empty(round(shares[-1] * counted.peak_bytes), dtype=torch.uint8, device="meta")
+        del worked
+        return tile.new_empty(len(tile), colours, *grown)
+
+    def decode() -> None:
+        for _ in autoencoder.decode_tiled(latents, run):
+            pass
+
+    whole, tile, times = count(decode, [autoencoder]), first[0][2], sum(shares)
+    return replace(
+        whole,
+        flops=round(times * tile.flops),
+        attention_flops=round(times * tile.attention_flops),
+        convolution_flops=round(times * tile.convolution_flops),
+    )
 
 
 def _part(name: str, module: nn.Module, count: Count) -> Part:

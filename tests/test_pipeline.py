@@ -187,7 +187,7 @@ def test_offloaded_components_make_the_same_clip(tmp_path: Path, monkeypatch: py
 def test_component_is_on_the_device_only_while_it_is_used() -> None:
     system = toy_system()
     system.offload_to = torch.device("meta")
-    with system._resident(system.network):
+    with system.at_work(system.network):
         assert next(system.network.parameters()).is_meta
         assert system.encoder.encode(["a red circle"]).tokens.device.type == "cpu"
     assert not next(system.network.parameters()).is_meta

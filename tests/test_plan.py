@@ -1,6 +1,7 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mutoscope import plan
+from mutoscope.autoencoders import hunyuan
 from mutoscope.autoencoders.base import LatentShape, Patch, Size, nearest_multiple
+from mutoscope.autoencoders.hunyuan import PRESETS, HunyuanAutoencoder
 from mutoscope.core.errors import RequestError
 from mutoscope.diffusion.guidance import Guidance
 from mutoscope.models.family import Family, Sampling, families, find
@@ -197,6 +200,83 @@ def test_components_cannot_wait_where_there_is_no_room_for_them(made: plan.Plan)
         refuse_unless_it_fits(GREAT, available, "component", "it", host=weights - 1)
     with pytest.raises(RequestError, match="it at 128x128x9 needs"):
         refuse_unless_it_fits(GREAT, available, "component", "it", host=None)
+
+
+class Tiles(Squares):
+    """The same, which also decodes in tiles and then needs nothing worth speaking of."""
+
+    def decode_tiled(
+        self, latents: torch.Tensor, run: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> Iterator[torch.Tensor]:
+        decode = run or self.pixels
+        return (decode(part) for row in latents.split(16, 3) for part in row.split(16, 4))
+
+
+TILED = replace(GREAT, family=replace(GREAT.family, autoencoder=Tiles), size=Size(9, 1024, 1024), branches=1)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hunyuan, "Tiling", partial(hunyuan.Tiling, 32, 4, 16, 4))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_tiles_are_counted_by_the_first() -> None:
+    with torch.device("meta"):
+        autoencoder, latents = HunyuanAutoencoder(PRESETS["tiny"]), torch.empty(1, 4, 6, 6, 6)
+    real = count(lambda: [None for _ in autoencoder.decode_tiled(latents)], [autoencoder])
+    told = plan._decode_tiled(autoencoder, latents)
+    assert told.peak_bytes == pytest.approx(real.peak_bytes, rel=0.02)
+    assert told.flops == pytest.approx(real.flops, rel=0.1)
+    assert told.peak_bytes < plan._decode(autoencoder, latents).peak_bytes
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_longer_clips_in_tiles_take_no_more_memory() -> None:
+    with torch.device("meta"):
+        autoencoder = HunyuanAutoencoder(PRESETS["tiny"])
+        some, many = (torch.empty(1, 4, frames, 8, 10) for frames in (8, 80))
+    grown = plan._decode_tiled(autoencoder, many).peak_bytes - plan._decode_tiled(autoencoder, some).peak_bytes
+    assert grown <= 2 * (many.nbytes - some.nbytes)  # which are there as they came, and scaled
+
+
+def test_tiles_are_taken_into_account_unless_exactness_was_asked_for() -> None:
+    both = plan.plan(TILED, H200)
+    assert both.tiled is not None
+    assert both.work_bytes(both.tiled) < both.work_bytes(both.network) < both.work_bytes(both.autoencoder)
+    available = both.peak_bytes("none", "tiled")
+    assert available < both.peak_bytes("none")
+    assert both.least_bytes("none") == available
+    refuse_unless_it_fits(TILED, available, "none", "it")
+    refuse_unless_it_fits(replace(TILED, decode="tiled"), available, "none", "it")
+    with pytest.raises(RequestError, match="leave out --decode exact"):
+        refuse_unless_it_fits(replace(TILED, decode="exact"), available, "none", "it")
+    with pytest.raises(RequestError, match="it at 1024x1024x9 needs") as error:
+        refuse_unless_it_fits(TILED, available - 1, "none", "it")
+    assert "--decode" not in str(error.value)
+
+
+def test_exact_decoding_is_chosen_where_it_fits() -> None:
+    autoencoder = HunyuanAutoencoder(PRESETS["tiny"]).requires_grad_(False)
+    latents = torch.randn(1, 4, 3, 4, 4)
+    with torch.inference_mode():
+        assert plan.choose_decoding(autoencoder, latents, available=10**9) == plan.Decoding("exact")
+        chosen = plan.choose_decoding(autoencoder, latents, available=10**5)
+    assert chosen.way == "tiled"
+    assert len(chosen.notices) == 1
+    assert chosen.notices[0].startswith(plan.IN_TILES)
+    assert chosen.notices[0].endswith("and there are 0.1 MB")
+    assert all(own.device.type == "cpu" for own in autoencoder.parameters())
+    assert plan.choose_decoding(autoencoder, latents, "exact", available=0) == plan.Decoding("exact")
+    assert plan.choose_decoding(cast(Any, Squares()), latents, available=0) == plan.Decoding("exact")
+    plan.choose_decoding(autoencoder, latents)  # by what this machine has now
+
+
+def test_tiles_are_refused_where_there_are_none() -> None:
+    with pytest.raises(RequestError, match=r"it decodes exactly and not in tiles\. Leave out --decode tiled"):
+        plan.refuse_tiles(GREAT.family, "it", "tiled")
+    plan.refuse_tiles(GREAT.family, "it", "exact")
+    plan.refuse_tiles(TILED.family, "it", "tiled")
 
 
 def test_little_work_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What is known of a model without its weights, printed: all of them, one of them, and what a video would cost."""
 
 import os
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -12,8 +13,16 @@ from mutoscope.core.errors import RequestError
 from mutoscope.models.family import Family, families
 from mutoscope.models.family import load as load_family
 from mutoscope.pipeline import BUNDLED, Outline, Request, outline, workload
-from mutoscope.plan import HARDWARE, Hardware, Part, Plan, spell, spell_bytes
+from mutoscope.placement.offload import Offload
+from mutoscope.plan import HARDWARE, Hardware, Part, Plan, Way, spell, spell_bytes
 
+# What shares a device and how it decodes, in the order in which they change less; and how a user is told.
+WAYS: tuple[tuple[Offload, Way, str], ...] = (
+    ("none", "exact", ""),
+    ("none", "tiled", "decoded in tiles, as generate will do"),
+    ("component", "exact", "with --offload component"),
+    ("component", "tiled", "with --offload component and decoded in tiles, as generate will do"),
+)
 GIVEN = {"none": "none", "first": "first frame", "any": "any frames"}
 
 
@@ -75,6 +84,8 @@ def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, 
     """
     found = outline(name)
     work = workload(found, request, has_image=has_image)
+    if hardware == "cpu":
+        work = replace(work, autoencoder_dtype=torch.float32)  # as `load` has it there
     made = plan.plan(work, _hardware(hardware), num_devices)
     device = made.hardware
     table = _table(f"{name} at {spell(work.size)} on {num_devices} x {device.name}, {spell_bytes(device.memory_bytes)}")
@@ -92,7 +103,7 @@ def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, 
         f"{spell_bytes(made.network.weight_bytes)} of weights read a step; {spell_bytes(flops.moved_bytes)} moved "
         "if no two operations were fused",
     )
-    for part in made.parts:
+    for part in (*made.parts, *([made.tiled] if made.tiled else [])):
         table.add_row(f"memory, {part.name}", _memory(made, part))
     table.add_row("memory at most", _needs(made))
     table.add_row(
@@ -101,10 +112,12 @@ def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, 
         f"to decode, and {_seconds((made.expected_s - made.decode_s) / work.num_steps)} a step",
     )
     Console().print(table)
-    if made.peak_bytes("component") > device.memory_bytes:
-        Console().print(f"It does not fit {device.name}, not even with --offload component.")
-    elif made.peak_bytes("none") > device.memory_bytes:
-        Console().print(f"It fits {device.name} with --offload component.")
+    fitting = [words for offload, way, words in WAYS if made.peak_bytes(offload, way) <= device.memory_bytes]
+    if not fitting:
+        tried = "with --offload component" + (" and decoded in tiles" if made.tiled else "")
+        Console().print(f"It does not fit {device.name}, not even {tried}.")
+    elif fitting[0]:
+        Console().print(f"It fits {device.name} {fitting[0]}.")
 
 
 def _whereabouts(found: Outline) -> list[tuple[str, str]]:
@@ -152,7 +165,11 @@ def _memory(made: Plan, part: Part) -> str:
 
 def _needs(made: Plan) -> str:
     whole, parted = made.peak_bytes("none"), made.peak_bytes("component")
-    return f"{spell_bytes(whole)} with all components on the device, {spell_bytes(parted)} with --offload component"
+    told = f"{spell_bytes(whole)} with all components on the device, {spell_bytes(parted)} with --offload component"
+    if made.tiled is None:
+        return told
+    whole, parted = made.peak_bytes("none", "tiled"), made.peak_bytes("component", "tiled")
+    return f"{told}; decoded in tiles {spell_bytes(whole)} and {spell_bytes(parted)}"
 
 
 def _count(parameters: int) -> str:

@@ -21,6 +21,7 @@ OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")
 OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalRenormalise = Annotated[Renormalise | None, arg(help_behavior_hint="")]
+OptionalWay = Annotated[Literal["exact", "tiled"] | None, arg(help_behavior_hint="")]
 OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 
 
@@ -53,6 +54,8 @@ def generate(
     template: OptionalPath = None,
     audio: OptionalPath = None,
     face_box: OptionalText = None,
+    face_detector: OptionalPath = None,
+    decode: OptionalWay = None,
     skip_steps: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Generate videos from a sentence, and from pictures or a clip where given.
@@ -88,7 +91,10 @@ def generate(
             package.
         audio: Voice with which the person in --image speaks, for models that make somebody speak.
         face_box: Where their face is in the picture, as LEFT,TOP,RIGHT,BOTTOM in pixels; all of it follows the voice
-            if not given.
+            if neither this nor --face-detector is given.
+        face_detector: File of a detector that finds the largest face in the picture: YuNet, as ONNX.
+        decode: exact, or in the published tiles (tiled), which changes the picture a little and needs less memory; if
+            not given, exact where that fits.
         skip_steps: With --audio, compute only a part of the network in some steps; faster, and not quite the same.
     """
     from fractions import Fraction
@@ -128,6 +134,8 @@ def generate(
         audio,
         jobs.face_box(face_box),
         skip_steps,
+        face_detector,
+        decode,
     )
     for path in jobs.generate(job):
         print(path)

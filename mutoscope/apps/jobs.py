@@ -44,7 +44,7 @@ from mutoscope.pipeline import (
     workload,
 )
 from mutoscope.placement.offload import Offload
-from mutoscope.tasks import avatar
+from mutoscope.tasks import avatar, faces
 from mutoscope.tasks.avatar import Box
 
 CONTINUED = 4  # frames of a clip that its continuation is given
@@ -72,6 +72,8 @@ class GenerateJob:
         audio: voice with which the person in `image` speaks, for models that make somebody speak.
         face_box: where their face is, in pixels of `image`.
         skip_steps: see `tasks.avatar.Speech`.
+        face_detector: file of what finds their face, instead of `face_box`; see `tasks.faces`.
+        decode: how; see `pipeline.System.generate`.
     """
 
     request: Request
@@ -90,6 +92,8 @@ class GenerateJob:
     audio: Path | None = None
     face_box: Box | None = None
     skip_steps: bool = False
+    face_detector: Path | None = None
+    decode: plan.Way | None = None
 
 
 def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = False) -> list[Path]:
@@ -114,6 +118,7 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
         raise RequestError("Both --image and --video say how the clip begins. Give one of them.")
     paths = _name_files(job)
     known = outline(job.model) if system is None else system
+    plan.refuse_tiles(known.family, known.name, job.decode)
     if _speaks(job, known):
         return _speak(job, known, paths, quiet=quiet)
     _refuse_pictures(job, known)
@@ -135,8 +140,12 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
         # One at a time: in a batch the last bits of a clip depend on its neighbours, and the same seed shall give the
         # same file.
         for request, path in zip(requests, paths, strict=True):
-            system.generate([request], on_step)[0].save(path)
-            _write_sidecar(path, job, request, settings, system, notes)
+            video = system.generate([request], on_step, job.decode)[0]
+            if not quiet:
+                _say(video.notices)
+            video.save(path)
+            done = replace(job, decode=_way(job, video))
+            _write_sidecar(path, done, request, settings, system, [*notes, *video.notices])
     return paths
 
 
@@ -170,8 +179,16 @@ def _refuse_unless_it_fits(job: GenerateJob) -> None:
     device = job.device or best_device()
     has_image = job.image is not None or job.video is not None
     work = workload(outline(job.model), job.request, has_image=has_image)
+    work = replace(work, decode=job.decode)
     host = None if torch.device(device).type == "cpu" else available_bytes("cpu")
+    if host is None:
+        work = replace(work, autoencoder_dtype=torch.float32)  # as `load` has it there
     plan.refuse_unless_it_fits(work, available_bytes(device), job.offload, job.model, host=host)
+
+
+def _way(job: GenerateJob, video: Video) -> plan.Way | None:
+    """Return the way to decode that makes the file again: as asked, or as was chosen and told."""
+    return job.decode or ("tiled" if any(notice.startswith(plan.IN_TILES) for notice in video.notices) else None)
 
 
 def _name_files(job: GenerateJob) -> list[Path]:
@@ -333,6 +350,7 @@ def _command(job: GenerateJob, request: Request, settings: Settings, path: Path)
         "weights": job.published,
         "template": job.template,
         "offload": None if job.offload == "none" else job.offload,
+        "decode": job.decode,
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return ["mutoscope", "generate", request.prompt, *spelled, *(["--force"] if job.force else [])]
@@ -357,9 +375,20 @@ def face_box(text: str | None) -> Box | None:
         ) from None
 
 
+def _box_text(box: Box) -> str:
+    """Write a box as `face_box` reads it."""
+    return ",".join(f"{edge:g}" for edge in box)
+
+
 def _speaks(job: GenerateJob, known: Outline | System) -> bool:
     """Say whether the model makes somebody speak, and refuse what does not go with it."""
-    own, request = {"audio": job.audio, "face-box": job.face_box, "skip-steps": job.skip_steps or None}, job.request
+    request = job.request
+    own = {
+        "audio": job.audio,
+        "face-box": job.face_box,
+        "face-detector": job.face_detector,
+        "skip-steps": job.skip_steps or None,
+    }
     if not known.family.speaks:
         if given := [f"--{name}" for name, value in own.items() if value is not None]:
             raise RequestError(
@@ -370,6 +399,8 @@ def _speaks(job: GenerateJob, known: Outline | System) -> bool:
         raise RequestError(
             f"{known.name} makes somebody speak. Give a picture of them (--image) and their voice (--audio)."
         )
+    if job.face_box is not None and job.face_detector is not None:
+        raise RequestError("Both --face-box and --face-detector say where the face is. Give one of them.")
     others = {
         "last-image": job.last_image,
         "video": job.video,
@@ -389,6 +420,8 @@ def _speaks(job: GenerateJob, known: Outline | System) -> bool:
 
 def _speak(job: GenerateJob, known: Outline | System, paths: Sequence[Path], *, quiet: bool) -> list[Path]:
     """Make the videos of a job for a model that makes somebody speak."""
+    if job.face_detector is not None:
+        job = replace(job, face_detector=faces.bring(job.face_detector))
     assert job.image is not None and job.audio is not None
     request = job.request
     speech = avatar.Speech(
@@ -405,6 +438,11 @@ def _speak(job: GenerateJob, known: Outline | System, paths: Sequence[Path], *, 
         skips_steps=job.skip_steps,
     )
     times, _ = avatar.planned(speech, known.sampling)
+    found: list[str] = []
+    if job.face_detector is not None:
+        box = faces.largest_face(speech.picture, job.face_detector)
+        job, speech = replace(job, face_box=box), replace(speech, face=box)
+        found = [f"the largest face in {job.image} is at {_box_text(box)}, by {job.face_detector}"]
     if not job.force:
         _refuse_unless_it_fits(job)
     system, ear = avatar.load(
@@ -412,13 +450,14 @@ def _speak(job: GenerateJob, known: Outline | System, paths: Sequence[Path], *, 
     )
     with progress((len(times) - 1) * len(paths), "sampling", quiet=quiet) as bar:
         for index, path in enumerate(paths):
-            video = avatar.generate(
-                system, ear, replace(speech, seed=request.seed + index), lambda step: bar.advance(1)
-            )
+            speech = replace(speech, seed=request.seed + index)
+            video = avatar.generate(system, ear, speech, lambda step: bar.advance(1), job.decode)
+            video = replace(video, notices=(*found, *video.notices))
             if not quiet and not index:
                 _say(video.notices)
             video.save(path)
-            _write_speech(path, job, speech, request.seed + index, len(times) - 1, system, video)
+            done = replace(job, decode=_way(job, video))
+            _write_speech(path, done, speech, request.seed + index, len(times) - 1, system, video)
     return list(paths)
 
 
@@ -428,7 +467,7 @@ def _write_speech(
     """Write beside the video of somebody who speaks what made it."""
     negative = system.family.negative if speech.negative is None else speech.negative
     guidance = system.sampling.guidance.text_scale if speech.guidance is None else speech.guidance
-    box = None if job.face_box is None else ",".join(f"{edge:g}" for edge in job.face_box)
+    box = None if job.face_box is None else _box_text(job.face_box)
     options: dict[str, object] = {
         "model": job.model,
         "image": job.image,
@@ -446,6 +485,7 @@ def _write_speech(
         "weights": job.published,
         "template": job.template,
         "offload": None if job.offload == "none" else job.offload,
+        "decode": job.decode,
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     flags = [flag for flag, is_set in (("--skip-steps", job.skip_steps), ("--force", job.force)) if is_set]
@@ -465,7 +505,7 @@ def _write_speech(
         "negative": negative,
         "skipped_steps": job.skip_steps,
         "face_box": box,
-        "sources": _sources(image=job.image, audio=job.audio, template=job.template),
+        "sources": _sources(image=job.image, audio=job.audio, template=job.template, face_detector=job.face_detector),
         "notes": list(video.notices),
         **_made(system),
         "command": ["mutoscope", "generate", speech.prompt, *spelled, *flags],

@@ -168,13 +168,23 @@ class HunyuanAutoencoder(nn.Module):
 
     def decode_stream(self, latents: Float[Tensor, "B C t h w"]) -> Iterator[Float[Tensor, "B 3 f H W"]]:
         """Yield the frames of ``decode`` in order, a group at a time; it takes no gradient."""
-        stream = self._pixels(latents.detach() / self.config.scale)
-        while True:
-            with torch.no_grad():  # not around the yield, or it would hold for the caller
-                frames = next(stream, None)
-            if frames is None:
-                return
-            yield frames.clamp_(-1, 1)
+        return clipped(self._pixels(latents.detach() / self.config.scale))
+
+    def decode_tiled(
+        self,
+        latents: Float[Tensor, "B C t h w"],
+        run: Callable[[Float[Tensor, "B C _ _ _"]], Float[Tensor, "B 3 _ _ _"]] | None = None,
+    ) -> Iterator[Float[Tensor, "B 3 f H W"]]:
+        """Yield the frames of the published tiled decode in order, a group at a time; it takes no gradient.
+
+        It differs from ``decode``, and its memory does not grow with the clip. The tiles are those of this
+        autoencoder, or the published ones where it has none.
+
+        Args:
+            latents: of the clip.
+            run: what makes pixels of one tile of latents, if not this autoencoder.
+        """
+        return clipped(self._pixels_of_tiles(latents.detach() / self.config.scale, self.tiling or Tiling(), run))
 
     def moments(self, video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B D t h w"]:
         """Encode a video of any size into the mean, then the log variance, of every latent, neither scaled nor clipped.
@@ -230,15 +240,21 @@ class HunyuanAutoencoder(nn.Module):
 
     def _pixels(self, latents: Tensor) -> Iterator[Tensor]:
         """Yield pixels, some frames at a time."""
-
-        def stream(latents: Tensor) -> Iterator[Tensor]:
-            return self.decoder(pointwise(latents, self.from_latents))
-
-        if (tiling := self.tiling) is None:
-            yield from stream(latents)
+        if self.tiling is None:
+            yield from self._pixels_of_one(latents)
         else:
-            sizes = (tiling.latent_frames, tiling.latent_side), (tiling.frames, tiling.side)
-            yield from tiled(latents, lambda part: joined(Parts(stream(part))), *sizes, tiling.overlap)
+            yield from self._pixels_of_tiles(latents, self.tiling)
+
+    def _pixels_of_one(self, latents: Tensor) -> Iterator[Tensor]:
+        """Yield pixels of a clip or of one tile, some frames at a time."""
+        return self.decoder(pointwise(latents, self.from_latents))
+
+    def _pixels_of_tiles(
+        self, latents: Tensor, tiling: Tiling, run: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield pixels of a clip in tiles, each made by `run` if given, some frames at a time."""
+        sizes = (tiling.latent_frames, tiling.latent_side), (tiling.frames, tiling.side)
+        return tiled(latents, run or (lambda part: joined(Parts(self._pixels_of_one(part)))), *sizes, tiling.overlap)
 
     def _wants_gradient(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (x.requires_grad or any(own.requires_grad for own in self.parameters()))
@@ -595,6 +611,16 @@ def strides(config: HunyuanConfig) -> tuple[list[int], list[int]]:
             f"most {2**resizes} for {len(config.dims)} dims. Mend the config."
         )
     return [2] * space + [1] * (resizes - space), [1] * (resizes - time) + [2] * time
+
+
+def clipped(stream: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield groups of frames clipped to [-1, 1], made without gradients."""
+    while True:
+        with torch.no_grad():  # not around the yield, or it would hold for the caller
+            frames = next(stream, None)
+        if frames is None:
+            return
+        yield frames.clamp_(-1, 1)
 
 
 def tiled(

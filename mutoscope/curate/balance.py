@@ -125,7 +125,7 @@ def balance(
     """
     ids, dropped = clips["id"].to_pylist(), clips["dropped_by"].to_pylist()
     judged = sorted(name for name, by in zip(ids, dropped, strict=True) if not by and name in embeddings)
-    told: dict[str, tuple[int, int, float, float]] = {}
+    told: dict[str, tuple[int | None, int | None, float | None, float | None]] = {}
     if judged:
         points = unit(np.stack([np.asarray(embeddings[name], np.float32) for name in judged]))
         count = settings.clusters or math.ceil(len(judged) / CENTRES_OF)
@@ -137,11 +137,7 @@ def balance(
             sampling_weights(found.labels, settings.temperature).tolist(),
         )
         told = dict(zip(judged, zip(*columns, strict=True), strict=True))
-    none: tuple[None, None, None, None] = (None, None, None, None)
-    rows = [
-        told.get(name, none) if not by and name in told else (*none[:3], None if by else 1.0)
-        for name, by in zip(ids, dropped, strict=True)
-    ]
+    rows = [told.get(name, (None, None, None, None if by else 1.0)) for name, by in zip(ids, dropped, strict=True)]
     kinds = (pa.int32(), pa.int64(), pa.float32(), pa.float64())
     columns = enumerate(zip(COLUMNS, kinds, strict=True))
     return replace_columns(

@@ -104,6 +104,11 @@ class Outcome:
     done: tuple[str, ...] = ()
     used: tuple[str, ...] = ()
 
+    @property
+    def has_clips(self) -> bool:
+        """Say whether it has rows in the table of clips: it could be read, whatever a later stage found wrong."""
+        return self.stage != "ingest"
+
 
 @dataclass(frozen=True)
 class Chain:

@@ -35,7 +35,7 @@ from mutoscope.curate.filter import Threshold
 from mutoscope.curate.hallucination import Checked, rates
 from mutoscope.curate.ingest import tells_of_machine
 from mutoscope.curate.ledger import Ledger, fingerprint, read_ledger, work_through
-from mutoscope.curate.stage import CAPTIONS, SetView, replace_columns
+from mutoscope.curate.stage import CAPTIONS, SetView, noted, replace_columns
 from mutoscope.curate.telling import Mixture
 from mutoscope.curate.view import View
 from mutoscope.curate.view import view as look
@@ -139,7 +139,7 @@ class Captions:
         with Ledger(view.folder / "ledger.jsonl") as ledger:
             run = _Run(self, view, ledger, lasts_s, asked)
             told = run.caption()
-            checked = run.check(told) if self.hallucination else {}
+            checked = run.check(told, self.hallucination) if self.hallucination else {}
         for row in rows:
             self._judge(row, run, checked.get(row["id"]))
         if run.later:
@@ -162,7 +162,7 @@ class Captions:
         """Mark a row by what became of its clip."""
         problem = run.failed.get(row["id"]) or run.later.get(row["id"], "")
         if problem and self.failed == "keep":
-            row["notes"] = "; ".join(filter(None, [row["notes"], f"{self.name}: {problem}"]))
+            row["notes"] = noted(row["notes"], f"{self.name}: {problem}")
         elif problem:
             row["dropped_by"], row["reason"] = self.name, problem
         refusals = [refusal for limit in self.limits if checked and (refusal := limit.refusal(checked[limit.score]))]
@@ -237,10 +237,8 @@ class _Run:
             for id in done
         }
 
-    def check(self, told: Mapping[str, _Told]) -> dict[str, dict[str, float]]:
+    def check(self, told: Mapping[str, _Told], settings: Hallucination) -> dict[str, dict[str, float]]:
         """Return the two rates of DSG-Video of each caption."""
-        settings = self.stage.hallucination
-        assert settings is not None
         vlm, llm = self.stage.vlm, self.stage.llm or self.stage.vlm
         asking = replace(self.stage.asking, num_frames=settings.num_frames)
         judging = {"llm": self.models.means(llm), "judge": self.models.means(settings.judge)}

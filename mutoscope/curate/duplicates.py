@@ -36,13 +36,16 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8, UInt64
 
 from mutoscope.core.errors import RecipeError
 from mutoscope.curate.balance import kmeans, squared_distances, unit
+from mutoscope.curate.pixels import CELLS, NUM_CELLS
 from mutoscope.curate.signals import facts
 from mutoscope.curate.stage import CLIPS, SetView, embeddings, replace_columns
 
 COLUMNS = ("time_s", "phash", "cells", "sharpness")  # of the tables of frames; the facts in their metadata too
-LUMA_CELLS, NUM_CELLS = 64, 96
+LUMA_CELLS = CELLS**2
 # luma and colour weigh the same in all, so that distances are in levels
-WEIGHTS = np.sqrt(np.repeat([0.5 / 64, 0.5 / 32], [LUMA_CELLS, NUM_CELLS - LUMA_CELLS])).astype(np.float32)
+WEIGHTS = np.sqrt(
+    np.repeat([0.5 / LUMA_CELLS, 0.5 / (NUM_CELLS - LUMA_CELLS)], [LUMA_CELLS, NUM_CELLS - LUMA_CELLS])
+).astype(np.float32)
 PARTS = 4  # of a hash, of 16 bits
 PHASES = 4  # moments between two samples that are tried
 SPEEDS = (1.0, 24 / 25, 25 / 24, 4 / 5, 5 / 4, 2 / 3, 3 / 2, 1 / 2, 2.0)

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 
 from mutoscope.core.errors import RecipeError
 from mutoscope.curate.ingest import Source
-from mutoscope.curate.stage import Reads, Work, save
+from mutoscope.curate.stage import Reads, Work, noted, save
 
 Reduce = Literal["mean", "median", "min", "max", "std", "p05", "p95", "mean_abs", "share_nonzero"]
 FACTS = ("duration_s", "num_frames", "width", "height", "short_side_px", "aspect", "fps")  # of a clip, not of frames
@@ -124,7 +124,7 @@ class Thresholds:
             if limit.images or source.kind == "video":
                 value, why_not = _value(limit, row, source, frames)
             if value is None:
-                row["notes"] = "; ".join(filter(None, [row["notes"], why_not]))
+                row["notes"] = noted(row["notes"], why_not)
                 continue
             row[limit.score] = value
             reason = limit.refusal(value)

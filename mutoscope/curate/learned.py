@@ -30,7 +30,7 @@ from mutoscope.core.errors import MediaError, RecipeError
 from mutoscope.core.files import replacing
 from mutoscope.curate.ingest import Source, short, tells_of_machine
 from mutoscope.curate.score import Score
-from mutoscope.curate.stage import CAPTIONS, CLIPS, Reads, SetView, Work, replace_columns, save
+from mutoscope.curate.stage import CAPTIONS, CLIPS, Reads, SetView, Work, noted, replace_columns, save, with_columns
 from mutoscope.curate.view import spread
 from mutoscope.scorers.classify import Classifier
 from mutoscope.scorers.clip import Aesthetic, Concepts, Embedding, Similarity
@@ -102,7 +102,7 @@ class Learned:
         kept = [row for row in rows if not row["dropped_by"]]
         for group in _groups(work, kept, self.judges, self.place.batch) if kept else ():
             self._judge(group, work.source.caption)
-        save(pa.Table.from_pylist(rows, self.with_columns(work.clips.schema, kept)), out)
+        save(pa.Table.from_pylist(rows, self.extended(work.clips.schema, kept)), out)
 
     def _judge(self, group: Sequence["_Picked"], caption: str) -> None:
         """Write what the judges say into the rows of some clips."""
@@ -114,21 +114,15 @@ class Learned:
                     value = said.get(column.name)
                     one.row[column.name] = value.tolist() if isinstance(value, np.ndarray) else value
                     if value is None:
-                        why = f"{column.name}: there is no text to compare with"
-                        one.row["notes"] = "; ".join(filter(None, [one.row["notes"], why]))
+                        one.row["notes"] = noted(one.row["notes"], f"{column.name}: there is no text to compare with")
 
-    def with_columns(self, schema: pa.Schema, rows: Sequence[Row]) -> pa.Schema:
+    def extended(self, schema: pa.Schema, rows: Sequence[Row]) -> pa.Schema:
         """Add the columns; one of vectors only where there is one, because its length is not known before."""
-        for score in self.scores:
-            kind = score.kind
-            if pa.types.is_list(kind):
-                length = next((len(row[score.name]) for row in rows if row.get(score.name)), None)
-                kind = None if length is None else pa.list_(pa.float32(), length)
-            if score.name in schema.names:
-                schema = schema.remove(schema.get_field_index(score.name))
-            if kind is not None:
-                schema = schema.append(pa.field(score.name, kind))
-        return schema
+        kinds: dict[str, pa.DataType | None] = {score.name: score.kind for score in self.scores}
+        for name in [name for name, kind in kinds.items() if pa.types.is_list(kind)]:
+            length = next((len(row[name]) for row in rows if row.get(name)), None)
+            kinds[name] = None if length is None else pa.list_(pa.float32(), length)
+        return with_columns(schema, kinds)
 
 
 @dataclass(frozen=True)
@@ -176,7 +170,7 @@ class LearnedTogether:
                 continue
             for row, told in zip(kept, judged, strict=True):
                 row |= told
-        schema = self.learned.with_columns(clips.schema, rows)
+        schema = self.learned.extended(clips.schema, rows)
         names = [name for name in schema.names if name in ("dropped_by", "reason", "notes") or name in self._columns]
         table = pa.Table.from_pylist(rows, schema)
         return replace_columns(clips, {name: table[name].combine_chunks() for name in names})

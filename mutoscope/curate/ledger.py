@@ -3,6 +3,7 @@
 views ── work, several at once ──> a line per clip, appended: its result, or the reason why there is none
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -99,7 +100,7 @@ class Ledger:
         before = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) < len(line):
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             os.ftruncate(self._file, before)
             raise MutoscopeError(f"cannot write {self.path}: {error.strerror}. Free some space and resume.") from error
@@ -161,7 +162,7 @@ def work_through(
     ledger: Ledger,
     means: Mapping[str, Any],
     at_once: int,
-    tries: Mapping[str, Any] = {},
+    tries: Mapping[str, Any] | None = None,
 ) -> Tally:
     """Do some work on each clip that the ledger does not hold, several at once, and write down what comes out.
 
@@ -181,7 +182,7 @@ def work_through(
         ChatError: the server is gone, or no request can succeed.
         OSError: frames of too many clips in a row could not be had.
     """
-    settings, of_drops = fingerprint(means), fingerprint({**means, **tries})
+    settings, of_drops = fingerprint(means), fingerprint({**means, **(tries or {})})
     ledger.note(settings, means)
     counts, seen = Counter[str](), set[str]()
 

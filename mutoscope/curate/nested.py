@@ -25,7 +25,7 @@ import pyarrow as pa
 from mutoscope.core.errors import MediaError, RecipeError
 from mutoscope.core.files import replacing
 from mutoscope.curate.filter import FACTS, Threshold, fact
-from mutoscope.curate.stage import CLIPS, SetView, replace_columns
+from mutoscope.curate.stage import CLIPS, SetView, noted, replace_columns
 
 LEVEL = pa.field("level", pa.string())  # the highest that a clip reaches
 LEVELS = pa.field("levels", pa.list_(pa.string()))  # all that it belongs to, lowest first
@@ -311,5 +311,4 @@ class _Numbers:
 
 def _and(notes: str, more: str) -> str:
     """Add to notes what they do not say yet."""
-    said = notes.split("; ") if notes else []
-    return notes if more in said else "; ".join([*said, more])
+    return notes if more in notes.split("; ") else noted(notes, more)

@@ -208,40 +208,6 @@ def borders(luma: Plane, shift: int) -> tuple[float, float, float, float]:
     return shares[0], shares[1], shares[2], shares[3]
 
 
-@dataclass
-class Overlay:
-    """Evidence of what stays while the picture changes: sums over sampled frames, from which two maps are made."""
-
-    along_x: Float32[np.ndarray, "h w"]
-    along_y: Float32[np.ndarray, "h w"]
-    total: Float32[np.ndarray, "h w"]
-    squares: Float32[np.ndarray, "h w"]
-    count: int = 0
-
-    @classmethod
-    def empty(cls, size: tuple[int, int]) -> "Overlay":
-        """Begin with no frames; size is width and height of the maps."""
-        along_x, along_y, total, squares = np.zeros((4, size[1], size[0]), np.float32)
-        return cls(along_x, along_y, total, squares)
-
-    def add(self, levels: Levels) -> None:
-        """Take in one frame."""
-        frame = _resized(levels.large, self.total.shape[::-1]).astype(np.float32)
-        self.along_x[:, 1:-1] += frame[:, 2:] - frame[:, :-2]
-        self.along_y[1:-1] += frame[2:] - frame[:-2]
-        self.total += frame
-        self.squares += frame * frame
-        self.count += 1
-
-    def maps(self) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-        """Return the size of the mean gradient and the standard deviation in time, both in levels."""
-        count = max(self.count, 1)
-        gradient = np.hypot(self.along_x, self.along_y) / count
-        deviation = np.sqrt(np.maximum(self.squares / count - (self.total / count) ** 2, 0))
-        gradient, deviation = np.clip(np.rint([gradient, deviation]), 0, 255).astype(np.uint8)
-        return gradient, deviation
-
-
 # ---- a batch of frames -----------------------------------------------------------------------------------------------
 
 

@@ -123,16 +123,16 @@ def write(
     clips = pq.read_table(out / "clips.parquet", columns=[name for name in schema.names if name != EMBEDDING])
     told = {*FACTS, LEVELS.name, *(score.name for score in about.values() if score.unit == "pixels")}
     card = Card(
-        out,
-        name,
-        pq.read_table(out / "sources.parquet").to_pylist(),
-        clips.to_pylist(),
-        tars.Tars(out).rows,
-        [field.name for field in clips.schema if is_score(field) and field.name not in told],
-        {limit.score: limit for limit in limits},
-        (out / "recipe.json").read_text(encoding="utf-8"),
-        about,
-        [table(funnel(clips, out / "work" / stage)) for stage in nested],
+        folder=out,
+        name=name,
+        sources=pq.read_table(out / "sources.parquet").to_pylist(),
+        clips=clips.to_pylist(),
+        rows=tars.Tars(out).rows,
+        scores=[field.name for field in clips.schema if is_score(field) and field.name not in told],
+        limits={limit.score: limit for limit in limits},
+        recipe=(out / "recipe.json").read_text(encoding="utf-8"),
+        about=about,
+        funnels=[table(funnel(clips, out / "work" / stage)) for stage in nested],
     )
     path = out / "card.html"
     with replacing(path) as temporary:
@@ -500,11 +500,11 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _bytes(size: int) -> str:
+def _bytes(size: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
-        size /= 1000  # pyright: ignore[reportAssignmentType]
+        size /= 1000
     return f"{size:.3g} TB"
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,6 +58,7 @@ from mutoscope.curate.stage import (
 from mutoscope.curate.tags import Tags
 from mutoscope.curate.text import TextArea
 from mutoscope.curate.write import Kept, Shards, Write
+from mutoscope.data.schema import Part
 
 WRITTEN = ("recipe", "sources", "clips", "card")  # files in the folder of the data set
 SOURCES = pa.schema(
@@ -97,7 +98,7 @@ class Curation:
     together: tuple[SetStages, ...] = ()
     ingest: Ingest = Ingest()
     write: Write = Write()
-    split: Literal["train", "held_out", "any"] = "train"
+    split: Part = "train"
 
     def __post_init__(self) -> None:
         check_order(self.stages, self.together)
@@ -251,13 +252,13 @@ def run_stages(
         pruned = manifest.prune({key for outcome in outcomes for key in outcome.used}) if may_prune else None
     decoding = {stage.name for stage in stages if "pixels" in stage.reads}
     return Summary(
-        len(outcomes),
-        sum(bool(outcome.problem) for outcome in outcomes),
-        clips.num_rows,
-        count,
-        sum(bool(decoding & set(outcome.done)) for outcome in outcomes),
-        tuple(again),
-        pruned,
+        inputs=len(outcomes),
+        unusable=sum(bool(outcome.problem) for outcome in outcomes),
+        clips=clips.num_rows,
+        kept=count,
+        decoded=sum(bool(decoding & set(outcome.done)) for outcome in outcomes),
+        again=tuple(again),
+        pruned=pruned,
     )
 
 
@@ -296,11 +297,9 @@ def _gather(outcomes: Sequence[Outcome]) -> pa.Table:
     """Return the clips of all sources, sorted by name; those of a source with a problem are dropped for it."""
     tables = [CLIPS.empty_table()]
     for outcome in outcomes:
-        usable = not outcome.problem or outcome.stage != "ingest"
-        if not usable:
-            continue
-        table = pq.read_table(outcome.clips) if outcome.clips else whole(outcome.source)
-        tables.append(_dropped(table, outcome) if outcome.problem else table)
+        if outcome.has_clips:
+            table = pq.read_table(outcome.clips) if outcome.clips else whole(outcome.source)
+            tables.append(_dropped(table, outcome) if outcome.problem else table)
     return pa.concat_tables(tables, promote_options="default").sort_by("id")
 
 
@@ -316,7 +315,7 @@ def _consider(
     stages: Sequence[SetStage], clips: pa.Table, outcomes: Sequence[Outcome], out: Path, ingest: Ingest
 ) -> tuple[pa.Table, list[str]]:
     """Take the clips of all sources through the stages over the set; return them, and what is to be tried again."""
-    usable = [outcome for outcome in outcomes if not outcome.problem or outcome.stage != "ingest"]
+    usable = [outcome for outcome in outcomes if outcome.has_clips]
     sources = {outcome.source.id: outcome.source for outcome in usable}
     columns = (clips[name].to_pylist() for name in ("source", "start", "end"))
     places = dict(zip(clips["id"].to_pylist(), zip(*columns, strict=True), strict=True))

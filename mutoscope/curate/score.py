@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from mutoscope.curate import camera, looks, signals
 from mutoscope.curate.camera import CameraSettings
 from mutoscope.curate.filter import Threshold, Thresholds
 from mutoscope.curate.looks import Mark, Overlay, Sides
-from mutoscope.curate.stage import Reads, Work, save
+from mutoscope.curate.stage import Reads, Work, noted, save, with_columns
 
 Better = Literal["higher", "lower", "neither"]
 Series = Float[np.ndarray, " T"]
@@ -31,7 +30,6 @@ Row = dict[str, Any]
 REPEATED_STILL = 0.9999  # share of pixels of a repeated frame that stay as they are
 REPEATED_CONTENT = 3e-4  # change of a repeated frame, which compression makes
 RECODED_STILL, RECODED_KEY = 0.999, 0.97  # the same share where the picture is coded anew, and in a key frame
-READ_ROWS = 256  # frames whose pictures are read together
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,6 @@ class Scores:
     def run(self, work: Work, out: Path) -> None:
         """Score the clips of one source."""
         rows = work.clips.to_pylist()
-        schema = work.clips.schema
-        for score in SCORES:
-            if score.name in schema.names:
-                schema = schema.remove(schema.get_field_index(score.name))
-            schema = schema.append(pa.field(score.name, score.kind))
         kept = [row for row in rows if not row["dropped_by"]]
         if work.signals_path is not None and kept:
             frames = _Frames.of(work)
@@ -129,7 +122,8 @@ class Scores:
             for row, seen in zip(kept, shown, strict=True):
                 row |= _light(frames, row) | (_motion(frames, row, self.settings) if is_video else {}) | seen.scores
                 why = [*seen.notes, *([] if is_video else ["motion: not scored in a picture"])]
-                row["notes"] = "; ".join(filter(None, [row["notes"], *why]))
+                row["notes"] = noted(row["notes"], *why)
+        schema = with_columns(work.clips.schema, {score.name: score.kind for score in SCORES})
         save(pa.Table.from_pylist(rows, schema), out)
 
 
@@ -249,14 +243,8 @@ class _Seen:
 
 
 def _pictures(path: Path) -> Iterator[tuple[int, looks.Picture]]:
-    """Yield the sampled frames and their pictures, in memory that does not grow with their number."""
-    index = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(READ_ROWS, columns=["picture"], use_threads=False):
-            for data in batch.column(0):
-                if data.is_valid:
-                    yield index, looks.opened(data.as_py())
-                index += 1
+    """Yield the sampled frames and their pictures in grey."""
+    return ((index, looks.opened(data)) for index, data in signals.pictures(path))
 
 
 def _look(path: Path, frames: _Frames, rows: list[Row]) -> list[_Seen]:

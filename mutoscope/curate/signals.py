@@ -13,9 +13,8 @@ own size (`border_*`, `detail`, `picture`) are null except in sampled rows: one 
 sudden change.
 """
 
-import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -41,9 +40,10 @@ from mutoscope.core.errors import MediaError
 from mutoscope.core.files import replacing
 from mutoscope.core.media import existing, photo_size, read_image, reason
 from mutoscope.curate import pixels
-from mutoscope.curate.pixels import NUM_CELLS, Flow, Levels, Overlay, Planes, small_size
+from mutoscope.curate.pixels import NUM_CELLS, Flow, Levels, Planes, small_size
 
 VERSION = 2
+READ_ROWS = 256  # frames whose pictures are read together
 MAX_PIXELS = 2**26  # of one frame: a header that claims more is taken for damage before memory is
 
 _FLOATS = (
@@ -109,7 +109,7 @@ def measure(path: str | Path, settings: SignalSettings = SignalSettings()) -> pa
         settings: what is sampled.
 
     Returns:
-        A table of `SCHEMA`; its metadata holds what `facts` and `overlay` read. It grows with the video's length;
+        A table of `SCHEMA`; its metadata holds what `facts` reads. It grows with the video's length;
         `save` does not.
 
     Raises:
@@ -199,19 +199,20 @@ def facts(table: pa.Table) -> Facts:
     return Facts(**json.loads(told))
 
 
-def overlay(table: pa.Table) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """Read the evidence of static overlays, such as logos: two maps over the sampled frames, as stored, not turned.
+def pictures(path: Path, wanted: Container[int] | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yield sampled frames with their JPEGs, in memory that does not grow with their number.
 
-    Returns:
-        Size of the mean gradient (what stays keeps its edges, what moves loses them), and deviation in time; in levels.
+    Args:
+        path: what `save` wrote.
+        wanted: the frames; all that have a picture if not given.
     """
-    maps = []
-    for name in (b"mutoscope.gradient", b"mutoscope.deviation"):
-        data = (table.schema.metadata or {}).get(name)
-        if data is None:
-            raise MediaError("The table holds no overlay maps. Give one that `measure` made.")
-        maps.append(cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_GRAYSCALE))
-    return maps[0], maps[1]
+    index = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(READ_ROWS, columns=["picture"], use_threads=False):
+            for data in batch.column(0):
+                if data.is_valid and (wanted is None or index in wanted):
+                    yield index, data.as_py()
+                index += 1
 
 
 def _bare(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
@@ -370,7 +371,6 @@ class _Pass:
         self.flow = Flow.of(source.width, source.height)
         self.step = max(1, round(source.fps * settings.flow_step_s))
         self.batch = max(1, settings.batch_frames // self.step) * self.step
-        self.overlay = Overlay.empty((2 * self.size[0], 2 * self.size[1]))
         self.convert = VideoReformatter()
         self.rows: list[_Row] = []
         self.carried: _Row | None = None  # the last row of the batch before
@@ -394,7 +394,6 @@ class _Pass:
             yield self._flush()
         if time_s >= self.next_picture_s:
             self._sample(row)
-            self.overlay.add(levels)
             self.next_picture_s = max(self.next_picture_s + self.settings.picture_every_s, time_s)
         self.rows.append(row)
         self.count += 1
@@ -406,10 +405,7 @@ class _Pass:
             VERSION, source.width, source.height, source.fps, source.codec, self.count, end_s, self.keys_only,
             asdict(self.settings),
         )  # fmt: skip
-        metadata = {"mutoscope.signals": json.dumps(asdict(told))}
-        for name, image in zip(("gradient", "deviation"), self.overlay.maps(), strict=True):
-            metadata[f"mutoscope.{name}"] = base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
-        return self._flush().replace_schema_metadata(metadata)
+        return self._flush().replace_schema_metadata({"mutoscope.signals": json.dumps(asdict(told))})
 
     def _is_sudden(self, before: _Row, row: _Row) -> bool:
         change = cv2.norm(row.small, before.small, cv2.NORM_L1) / (row.small.size * pixels.LUMA_RANGE)

@@ -221,6 +221,18 @@ def replace_columns(clips: pa.Table, columns: Mapping[str, pa.Array | pa.Chunked
     return clips
 
 
+def with_columns(schema: pa.Schema, kinds: Mapping[str, pa.DataType | None]) -> pa.Schema:
+    """Put columns at the end of a schema, in place of those of the same names; one without a kind is only taken out."""
+    left = [column for column in schema if column.name not in kinds]
+    made = [pa.field(name, kind) for name, kind in kinds.items() if kind is not None]
+    return pa.schema([*left, *made], schema.metadata)
+
+
+def noted(notes: str, *more: str) -> str:
+    """Add to the notes of a clip what was not judged, and why; an empty text adds nothing."""
+    return "; ".join(filter(None, [notes, *more]))
+
+
 def is_score(column: pa.Field) -> bool:
     """Say whether a column of the table of clips is a number, a name or tags that belong in records and on the card."""
     if column.name in CLIPS.names:

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from mutoscope.core.errors import RecipeError
+from mutoscope.curate.describe import DESCRIPTIONS
 from mutoscope.curate.stage import CAPTIONS, SetView, replace_columns
 
 TAGS = pa.field("tags", pa.list_(pa.string()))
-DESCRIPTIONS = "descriptions"  # a column that the stage of captions adds: what was said of a clip, in parts
 WORD = re.compile(r"\w+")
 
 
@@ -60,7 +60,7 @@ class Tags:
         Raises:
             RecipeError: no stage before this one captions.
         """
-        columns = [name for name in (DESCRIPTIONS, CAPTIONS.name) if name in clips.column_names]
+        columns = [name for name in (DESCRIPTIONS.name, CAPTIONS.name) if name in clips.column_names]
         if not columns:
             raise RecipeError(
                 f"Stage {self.name} reads captions, which no stage before it makes. Put Captions() there."
@@ -89,7 +89,7 @@ def _phrase(word: str, ending: str) -> str:
 
 def _texts(row: dict[str, Any], parts: tuple[str, ...]) -> Iterable[str]:
     """Yield what was said of a clip: the parts of its descriptions that count or, where it has none, its captions."""
-    described = row.get(DESCRIPTIONS) or ()
+    described = row.get(DESCRIPTIONS.name) or ()
     for description in described:
         yield from (
             text for part, text in description.items() if text and part != "language" and part in (parts or (part,))

@@ -8,7 +8,7 @@ and smaller ones cover little (see docs/concepts/scores.md). A detector of text 
 that a line can be read is what tells. Stable Video Diffusion drops clips in which text covers more than 7 %.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
 from mutoscope.core.errors import MediaError, MissingExtra, RecipeError
-from mutoscope.curate.score import READ_ROWS, Score
-from mutoscope.curate.stage import Reads, Work, save
+from mutoscope.curate import signals
+from mutoscope.curate.score import Score
+from mutoscope.curate.stage import Reads, Work, noted, save, with_columns
 from mutoscope.curate.view import spread
 
 SIDE_PX = 384  # to which the shorter side is grown; at 256 a fifth of the lines of 3.5 % of the height are lost
@@ -88,10 +88,7 @@ class TextArea:
         kept = [row for row in rows if not row["dropped_by"]]
         if work.signals_path is not None and kept:
             self._read(work, work.signals_path, kept)
-        schema = work.clips.schema
-        if SCORE.name in schema.names:
-            schema = schema.remove(schema.get_field_index(SCORE.name))
-        save(pa.Table.from_pylist(rows, schema.append(pa.field(SCORE.name, SCORE.kind))), out)
+        save(pa.Table.from_pylist(rows, with_columns(work.clips.schema, {SCORE.name: SCORE.kind})), out)
 
     def _read(self, work: Work, path: Path, rows: Sequence[dict[str, Any]]) -> None:
         sampled = np.flatnonzero(work.signals(["border_top"])["border_top"].is_valid().to_numpy())
@@ -102,9 +99,8 @@ class TextArea:
                 wanted.setdefault(int(inside[number]), []).append(row)
             row[SCORE.name] = 0.0 if len(inside) else None
             if not len(inside):
-                why = f"{SCORE.name}: no frame of the clip was sampled"
-                row["notes"] = "; ".join(filter(None, [row["notes"], why]))
-        for index, data in _pictures(path, wanted):
+                row["notes"] = noted(row["notes"], f"{SCORE.name}: no frame of the clip was sampled")
+        for index, data in signals.pictures(path, wanted):
             area = self.area(_reader(self.least_score), data)
             for row in wanted[index]:
                 row[SCORE.name] = max(row[SCORE.name], area)
@@ -133,17 +129,6 @@ class TextArea:
             if score >= self.least_score and letters >= self.least_letters:
                 cv2.fillPoly(covered, [corners], 1)
         return float(covered.mean())
-
-
-def _pictures(path: Path, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield some frames and their pictures, in memory that does not grow with their number."""
-    index = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(READ_ROWS, columns=["picture"], use_threads=False):
-            for data in batch.column(0):
-                if index in wanted:
-                    yield index, data.as_py()
-                index += 1
 
 
 def _import() -> Any:

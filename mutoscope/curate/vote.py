@@ -6,6 +6,7 @@ Stable Video Diffusion chose its limits so: it left out 12.5, 25 and 50 % by a s
 and had people compare their videos. Training many models is dear, so here the clips themselves are compared.
 """
 
+import errno
 import json
 import math
 import os
@@ -189,7 +190,7 @@ class Ballots:
 
     A line is on the disk before `add` returns; one that a kill cut short is taken off by the next one that is added. A
     person who votes on a pair again has changed their mind: the last vote counts. Votes on other scores may stand in
-    the same file.
+    the same file. Lines may also be removed while it is open: what stands in it counts.
 
     Args:
         path: of the file; it need not be there.
@@ -233,17 +234,25 @@ class Ballots:
         """Read what has been added to the file, by whomever."""
         try:
             with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read_to:
+                    self._forget()
                 file.seek(self._read_to)
                 added = file.read()
         except FileNotFoundError:
+            self._forget()
             return
         except OSError as error:
             raise MutoscopeError(f"cannot read {self.path}: {error.strerror}. Give another file: --votes.") from error
         whole = added[: added.rfind(b"\n") + 1]
-        self._read_to += len(whole)
-        for line in whole.splitlines():
+        for line in whole.splitlines(keepends=True):
+            self._take(line)  # before it counts as read, so that a damaged one is named until it is removed
             self._lines += 1
-            self._take(line)
+            self._read_to += len(line)
+
+    def _forget(self) -> None:
+        """Begin anew, where lines were removed."""
+        self._votes.clear()
+        self._read_to = self._lines = 0
 
     def _take(self, line: bytes) -> None:
         try:
@@ -252,7 +261,7 @@ class Ballots:
                 return
             voter, left, right, winner = (str(row[name]) for name in ("voter", "left", "right", "winner"))
         except (ValueError, LookupError, TypeError) as error:
-            raise MutoscopeError(f"line {self._lines} of {self.path} is no vote. Remove it, and go on.") from error
+            raise MutoscopeError(f"line {self._lines + 1} of {self.path} is no vote. Remove it, and go on.") from error
         self._votes.pop(_key(voter, left, right), None)  # a vote that is changed is the last one that was given
         for known in WINNERS:
             if winner == known:  # else it was taken back
@@ -267,12 +276,10 @@ class Ballots:
             try:
                 with _locked(file):
                     self.refresh()
-                    os.ftruncate(
-                        file, self._read_to
-                    )  # a line cut short; while this process has the lock, nobody writes
+                    os.ftruncate(file, self._read_to)  # takes off a line cut short; with the lock, nobody else writes
                     if os.write(file, line) < len(line):
                         os.ftruncate(file, self._read_to)
-                        raise OSError(28, "No space left on device")
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(file)
                 self.refresh()
             finally:

@@ -28,7 +28,7 @@ from mutoscope.curate.ingest import Shelf, Source, tells_of_machine
 from mutoscope.curate.remux import remux
 from mutoscope.curate.stage import CAPTIONS
 from mutoscope.data import tars
-from mutoscope.data.schema import Caption, Clip
+from mutoscope.data.schema import Caption, Clip, Part
 
 if TYPE_CHECKING:  # torch comes with it, whose import would cost the processes that only measure more than all else
     from mutoscope.core.video import Video
@@ -342,7 +342,7 @@ def _sized(video: "Video", height: int, width: int) -> "Video":
     return replace(video, height=height, width=width, read=read)
 
 
-def keep(source: Source, row: dict[str, Any], settings: Write, scores: dict[str, Score], split: str) -> Kept:
+def keep(source: Source, row: dict[str, Any], settings: Write, scores: dict[str, Score], split: Part) -> Kept:
     """Make the record of a kept clip.
 
     Args:
@@ -362,7 +362,7 @@ def keep(source: Source, row: dict[str, Any], settings: Write, scores: dict[str,
         height=height,
         width=width,
         fps=source.fps or "1",
-        split=split,  # pyright: ignore[reportArgumentType]
+        split=split,
         captions=told or (Caption(source.caption),),
         source_height=source.height,
         source_width=source.width,

@@ -314,7 +314,8 @@ class Batches:
 
     def _cut(self, pick: Pick, shape: Shape) -> tuple[Frames, Clip]:
         """Read a clip from a place in it that is drawn anew each time."""
-        with opened(self.data.sample(pick.index), self.settings.fps) as (video, clip):
+        with opened(self.data.sample(pick.index)) as (original, clip):
+            video = at_rate(original, self.settings.fps)
             spare = (video.num_frames or 0) - shape.num_frames
             if spare < 0:
                 raise MediaError(
@@ -353,13 +354,17 @@ class Batches:
 
 
 @contextmanager
-def opened(sample: Sample, fps: int) -> Iterator[tuple[Video, Clip]]:
-    """Open the file of a sample, and bring it to a rate unless it is a picture; it is gone afterwards."""
+def opened(sample: Sample) -> Iterator[tuple[Video, Clip]]:
+    """Open the file of a sample; it is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"clip{sample.suffix}"
         path.write_bytes(sample.payload)
-        video = Video.open(path)
-        yield video if video.num_frames == 1 else video.at_fps(fps), sample.clip
+        yield Video.open(path), sample.clip
+
+
+def at_rate(video: Video, fps: int) -> Video:
+    """Bring a video to so many frames a second; a picture stays one frame."""
+    return video if video.num_frames == 1 else video.at_fps(fps)
 
 
 def available_frames(row: Row, fps: int) -> int:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from mutoscope.core.errors import MediaError
 
+Part = Literal["train", "held_out", "any"]  # of a larger whole that a clip belongs to
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -50,7 +52,7 @@ class Clip:
     height: int
     width: int
     fps: str
-    split: Literal["train", "held_out", "any"] = "train"
+    split: Part = "train"
     captions: tuple[Caption, ...] = ()
     scene_seed: int | None = None
     source_height: int = 0

@@ -54,10 +54,10 @@ class Classifier:
 
     def open(self, place: Place) -> Seer:
         with needs_transformers(FOLDER):
-            from transformers import AutoModelForImageClassification
+            from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING as KINDS
         folder = bring(self.weights, FOLDER)
         number, config, layout = self._number(folder), load_config(folder), Layout.of(folder)
-        kinds: Any = AutoModelForImageClassification._model_mapping
+        kinds: Any = KINDS
         if type(config) not in kinds:
             raise WeightsError(f"{self.weights} holds a {config.model_type}, no image classifier. Name another folder.")
         network = load_network(kinds[type(config)], folder, config, dtype=place.torch_dtype).to(place.device)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ class Layers(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        ends = zip((dim, *self.SIZES), self.SIZES, strict=False)
+        ends = pairwise((dim, *self.SIZES))
         self.layers = nn.ModuleDict({name: nn.Linear(*pair) for name, pair in zip(self.NAMES, ends, strict=True)})
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N 1"]:

@@ -23,7 +23,6 @@ the reference's latents from their distribution, ours takes the mean; it cuts vo
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -34,11 +33,10 @@ import torch
 import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from mutoscope.autoencoders.base import nearest_multiple
-from mutoscope.core import folders, layouts, rng
-from mutoscope.core.checkpoint import open_checkpoint
+from mutoscope.core import folders, rng
 from mutoscope.core.errors import RequestError
 from mutoscope.core.video import Audio, Video
 from mutoscope.diffusion.guidance import Guidance, guide
@@ -52,8 +50,9 @@ from mutoscope.models import hunyuan
 from mutoscope.models.family import Sampling
 from mutoscope.models.hunyuan import Layout
 from mutoscope.models.hunyuan_avatar import EXPRESSION, POSE, VIDEO_FRAMES, Condition, HunyuanAvatar, condition
-from mutoscope.pipeline import SAMPLERS, Size, System, best_device, outline, tell_licence
-from mutoscope.placement.offload import Offload, resident
+from mutoscope.pipeline import SAMPLERS, Places, Size, System, best_device, dtype_of, load_published, outline
+from mutoscope.placement.offload import Offload
+from mutoscope.plan import Way
 
 WINDOW = 33  # latent frames that the network makes at once
 MOVE = 10  # latent frames that the windows move by from one step to the next
@@ -154,7 +153,9 @@ class Prepared:
 
 
 @torch.inference_mode()
-def generate(system: System, ear: Ear, speech: Speech, on_step: OnStep | None = None) -> Video:
+def generate(
+    system: System, ear: Ear, speech: Speech, on_step: OnStep | None = None, decode: Way | None = None
+) -> Video:
     """Make a video of somebody speaking, with their voice; `Video.notices` says what was done to the picture.
 
     Args:
@@ -162,12 +163,15 @@ def generate(system: System, ear: Ear, speech: Speech, on_step: OnStep | None = 
         ear: what hears the voice.
         speech: what to make.
         on_step: sees each step before it is taken; what it raises stops the walk.
+        decode: see `pipeline.System.generate`.
     """
     prepared = prepare(system, ear, speech)
-    groups = [group.float().cpu() for group in system.decode(sample(system, prepared, on_step))]
+    latents = sample(system, prepared, on_step)
+    decoding = system.choose_decoding(latents, decode)
+    groups = [group.float().cpu() for group in system.decode(latents, decoding.way)]
     video = Video.from_tensor(torch.cat(groups, dim=2)[0, :, : prepared.num_frames], prepared.fps)
     voice = speech.voice.take(0, prepared.num_frames / prepared.fps)
-    return replace(video.with_audio(voice), notices=prepared.notices)
+    return replace(video.with_audio(voice), notices=(*prepared.notices, *decoding.notices))
 
 
 def prepare(system: System, ear: Ear, speech: Speech) -> Prepared:
@@ -190,10 +194,10 @@ def prepare(system: System, ear: Ear, speech: Speech) -> Prepared:
 
     frame, mask, notices = fitted(speech, height, width)
     pixels = torch.from_numpy(frame).to(system.device).movedim(-1, 0).float() / 127.5 - 1
-    with at_work(system, system.autoencoder):
+    with system.at_work(system.autoencoder):
         still = pixels[None, :, None].expand(-1, -1, video_frames, -1, -1)
         reference = system.autoencoder.encode(still.to(dtype_of(system.autoencoder))).float()
-    with at_work(system, system.encoder):
+    with system.at_work(system.encoder):
         # Our reading: as in HunyuanVideo-I2V, the negative prompt comes with a black picture.
         encoder = cast(SeeingEncoder, system.encoder)
         text = encoder.encode([PREFIX + speech.prompt], [frame])
@@ -264,7 +268,7 @@ def sample(system: System, prepared: Prepared, on_step: OnStep | None = None) ->
         with torch.autocast(system.device.type, system.autocast or torch.bfloat16, enabled=system.autocast is not None):
             return walk(x, t)
 
-    with at_work(system, system.network):
+    with system.at_work(system.network):
         arrived = SAMPLERS[system.sampling.sampler](field, prepared.noise, prepared.grid, on_step)
     return arrived[:, :, : prepared.kept]
 
@@ -492,6 +496,9 @@ def load(
 ) -> tuple[System, Ear]:
     """Load HunyuanVideo-Avatar with its autoencoder, text encoder and ear.
 
+    The text encoder is loaded when there is a prompt to encode that it has not encoded before with the same picture on
+    this machine: see `encoders.cache`.
+
     Args:
         name: of the model.
         device: where to run; the fastest there is, if not given.
@@ -508,44 +515,12 @@ def load(
     device = torch.device(device or best_device())
     found = outline(name)
     release = found.release
-    if found.family.network is not HunyuanAvatar or release is None or found.size is None:
+    if found.family.network is not HunyuanAvatar or release is None:
         raise RequestError(f"{name} is no released model that speaks. Use hunyuan-avatar.")
-    reader = found.family.reader_of(found.config, template)
-    tell_licence(found.family.name)
-    home = device if offload == "none" else torch.device("cpu")
     inner = release.weights[cast(str, found.preset)][0]
     root, _, folder = inner.rpartition("/")
     if published is not None:
         root, inner = published, f"{published}/{folder}"
-    checkpoint = open_checkpoint(inner, within=layouts.FOLDERS["transformer"])
-    with torch.device("meta"):
-        network = HunyuanAvatar(found.config).to(torch.bfloat16)
-    match = layouts.recognise(checkpoint, layouts.headers_of(network), found.family.keys(found.config), what=found.name)
+    # First the ear, which is small: what is wrong with it is found before the network is read.
     ear = Ear.load(folders.bring(root, ("whisper-tiny",)) / "whisper-tiny", dtype=torch.float32).to(device)
-    encoder = reader.load(folders.bring(root, FOLDERS))
-    autoencoder = found.family.autoencoder.load(folders.bring(inner, layouts.FOLDERS["autoencoder"]))
-    layouts.fill(network, match, home)
-    autoencoder.to(home, torch.float32 if device.type == "cpu" else release.autoencoder_dtype)
-    for part in (network, cast(nn.Module, encoder).to(home), autoencoder):
-        part.eval().requires_grad_(False)
-    system = System(
-        found.family,
-        network,
-        autoencoder,
-        encoder,
-        found.name,
-        found.size,
-        found.sampling,
-        offload_to=device if offload == "component" else None,
-    )
-    return system, ear
-
-
-def at_work(system: System, component: object) -> AbstractContextManager[None]:
-    """Have a component on the device, for those that live elsewhere."""
-    return nullcontext() if system.offload_to is None else resident(cast(nn.Module, component), system.offload_to)
-
-
-def dtype_of(component: object) -> torch.dtype:
-    """Return the type of a component's weights."""
-    return next(cast(nn.Module, component).parameters()).dtype
+    return load_published(found, release, Places(inner, inner, root, FOLDERS), device, offload, template), ear

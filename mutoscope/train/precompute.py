@@ -12,7 +12,6 @@ import hashlib
 import json
 import multiprocessing
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -33,6 +32,7 @@ from mutoscope.core.errors import MediaError, RecipeError, WeightsError
 from mutoscope.core.log import progress
 from mutoscope.core.video import Video
 from mutoscope.data import shards
+from mutoscope.data.batches import at_rate, available_frames, opened
 from mutoscope.data.schema import Caption, Clip
 from mutoscope.data.tars import Tars
 from mutoscope.models.family import find
@@ -118,9 +118,8 @@ class FolderClips:
 
     def opened(self, file: str) -> Video:
         """Return a file at the size and rate asked for, not yet decoded."""
-        video = Video.open(Path(self.folder) / file)
-        at_rate = video if video.num_frames == 1 else video.at_fps(self.fps)  # a picture stays one frame
-        return at_rate.resized(self.height, self.width, crop=self.crop)
+        video = at_rate(Video.open(Path(self.folder) / file), self.fps)
+        return video.resized(self.height, self.width, crop=self.crop)
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,7 @@ class DatasetClips:
             stored = [row for row in stored if row.id in inside]
         listing: list[_DatasetClip] = []
         for row in stored:
-            available = 1 if row.num_frames == 1 else round(row.duration_s * self.fps - 1e-3)
-            fits = min(self.windows, available // self.num_frames)
+            fits = min(self.windows, available_frames(row, self.fps) // self.num_frames)
             listing += [_DatasetClip(self, row.id, window) for window in range(fits)]
         short = len(stored) - len({clip.id for clip in listing})
         if short:
@@ -192,8 +190,8 @@ def _clips_of_level(folder: Path, level: str) -> set[str]:
 @lru_cache(maxsize=2)
 def _opened_dataset(folder: str) -> tuple[Tars, dict[str, int]]:
     """Open a data set once in each process, and number its clips."""
-    opened = Tars(folder)
-    return opened, {row.id: index for index, row in enumerate(opened.rows)}
+    dataset = Tars(folder)
+    return dataset, {row.id: index for index, row in enumerate(dataset.rows)}
 
 
 @dataclass(frozen=True)
@@ -330,16 +328,10 @@ class _DatasetClip:
 
     def load(self) -> tuple[Frames, Clip]:
         s = self.source
-        opened, places = _opened_dataset(s.folder)
-        sample = opened.sample(places[self.id])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"clip{sample.suffix}"
-            path.write_bytes(sample.payload)
-            original = Video.open(path)
-            at_rate = original if original.num_frames == 1 else original.at_fps(s.fps)
-            video = at_rate.resized(s.height, s.width, crop=s.crop)
+        dataset, places = _opened_dataset(s.folder)
+        with opened(dataset.sample(places[self.id])) as (original, clip):
+            video = at_rate(original, s.fps).resized(s.height, s.width, crop=s.crop)
             frames = video.take(self.window * s.num_frames, s.num_frames).array()
-        clip = sample.clip
         record = _record(s, original, f"{self.id}-{self.window}", clip.source, clip.captions)
         return frames, replace(
             record, split=clip.split, source_height=clip.source_height, source_width=clip.source_width

@@ -1,12 +1,12 @@
-"""The bundled video model: pictures first, then clips, where one model learns every task.
+"""The bundled video model: first windows of four frames, then clips, where one model learns every task.
 
     mutoscope train recipes/toy/stiv.py --out runs/toy-stiv
 
 Needs the bundled autoencoder and text encoder (autoencoder.py and words.py beside this file make them), and a C++
-compiler for torch.compile. The course is that of STIV (arXiv 2412.07730): an image model, inflated to a video model. An
-image costs a seventh of a clip and teaches what things look like just as well, so the clips are left to teach how
-they move. From the first clip on one model learns all tasks, by drawing which frames are given. STIV's masking is left
-out: of 16 tokens a frame none is spare. What each choice is worth: docs/decisions/0002-toy-training.md.
+compiler for torch.compile. STIV (arXiv 2412.07730) inflates an image model to a video model. Here a window of four
+frames is one slot of tokens: it costs what a picture would and shows motion, too, and nothing needs inflating. The
+clips are left to teach how things move for longer. All along one model learns all tasks, by drawing which frames are
+given. What each choice is worth: docs/decisions/0002-toy-training.md and 0004-fewer-weights.md.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ LATENTS = "runs/toy-latents"
 ALL_TASKS = GivenMix(none=0.6, first=0.16, first_four=0.06, first_last=0.06, every_second=0.06, random=0.06)
 
 # What moves where is settled while a clip is still nine tenths noise: 16 frames that show the same things average the
-# noise away. So training and sampling spend more of their time near noise than for one frame.
+# noise away. So training and sampling spend more of their time near noise than for a few frames.
 CLIP_SHIFT = 3.0
 SLOT_SHIFT = 2.0
 SAMPLING = Sampling(
@@ -78,11 +78,13 @@ def recipe() -> Recipe:
         schedule="cosine",
         start_from="previous",
     )
+    longer = replace(of_clips, name="longer", steps=600, lr=3e-3, warmup_steps=20)
     return Recipe(
         name="toy stiv",
         phases=(
             Precompute("latents", WorldClips(count=40_000), AUTOENCODER, LATENTS),
             of_slots,
             of_clips,
+            longer,
         ),
     )

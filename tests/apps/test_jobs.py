@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
+from mutoscope import plan
 from mutoscope.apps import jobs, pictures
 from mutoscope.apps.jobs import GenerateJob, generate
+from mutoscope.autoencoders.toy import ToyAutoencoder
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.video import Video
 from mutoscope.pipeline import Request, System
@@ -150,7 +153,7 @@ def test_folder_that_cannot_be_made_is_found_before_sampling(job: GenerateJob, t
 def test_failed_sampling_leaves_nothing_behind(
     system: System, job: GenerateJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(latents: object) -> Iterator[object]:
+    def broken(latents: object, way: str) -> Iterator[object]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(system, "decode", broken)
@@ -188,6 +191,41 @@ def test_what_has_no_room_is_refused_before_loading_unless_forced(
     generate(replace(job, model="stiv/toy", force=True), quiet=True)
     generate(replace(job, model="stiv/toy"), quiet=True)  # too little work to be worth a plan
     assert loads == ["stiv/toy", "stiv/toy"]
+
+
+class Tiles(ToyAutoencoder):
+    """The toy autoencoder with tiles, which are the whole."""
+
+    def decode_tiled(self, latents: Tensor, run: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
+        return self.decode_stream(latents)
+
+
+def test_way_to_decode_follows_the_memory_and_is_told(
+    job: GenerateJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = toy_system()
+    system.autoencoder.__class__ = Tiles
+    monkeypatch.setattr(plan, "available_bytes", lambda _: 1000)
+    told = "decoded in the published tiles, which changes the picture a little: exactly takes "
+    (path,) = generate(job, system)
+    assert f"note: {told}" in capsys.readouterr().err
+    record = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
+    assert record["notes"][-1].startswith(told)
+    assert options_of(record["command"])["--decode"] == "tiled"
+    (asked,) = generate(replace(job, decode="exact"), system)
+    monkeypatch.setattr(plan, "available_bytes", lambda _: 10**9)
+    (fits,) = generate(job, system)
+    assert told not in capsys.readouterr().err
+    records = [json.loads(Path(f"{path}.json").read_text(encoding="utf-8")) for path in (asked, fits)]
+    assert [options_of(record["command"]).get("--decode") for record in records] == ["exact", None]
+
+
+def test_tiles_are_refused_before_loading_where_there_are_none(
+    job: GenerateJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(RequestError, match="decodes exactly and not in tiles"):
+        generate(replace(job, model="stiv/toy", decode="tiled"), quiet=True)
 
 
 def test_sidecar_names_where_weights_came_from_and_how_they_fitted(system: System, job: GenerateJob) -> None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from mutoscope.apps import cli, voting
 from mutoscope.apps.voting import VoteJob, report, serve
-from mutoscope.core.errors import MissingExtra, RequestError
+from mutoscope.core.errors import MediaError, MissingExtra, RequestError
 from mutoscope.core.video import Video
 from mutoscope.curate.stage import CLIPS
 from mutoscope.curate.vote import Ballots, Vote
@@ -204,6 +204,7 @@ def test_the_page_is_whole_and_may_load_nothing_from_elsewhere(dataset: Path) ->
         ("/vote", [1], 400, "no JSON object"),
         ("/vote", b"{", 400, "no JSON object"),
         ("/vote", b" " * 20_000, 400, "few bytes"),
+        ("/vote", b"[" * 9_000, 400, "no JSON object"),
         ("/other", {}, 404, "no such page"),
     ],
 )
@@ -213,6 +214,27 @@ def test_what_makes_no_sense_is_refused_and_not_written(
     with served(dataset) as browser:
         assert says in browser.ask(path, body)["problem"] and browser.status == status
     assert not (dataset / "votes").exists()
+
+
+def test_an_address_that_is_none_is_refused(dataset: Path) -> None:
+    with served(dataset) as browser:
+        assert "no address" in browser.ask("http://[/", Host="localhost")["problem"] and browser.status == 400
+
+
+@pytest.mark.parametrize("length", ["9" * 5_000, "-1", "²", ""])
+def test_a_length_that_makes_no_sense_is_refused(dataset: Path, length: str) -> None:
+    with served(dataset) as browser:
+        told = browser.ask("/vote", b"{}", **{"Content-Length": length})
+        assert "few bytes" in told["problem"] and browser.status == 400
+
+
+def test_a_set_may_come_without_its_sources_but_not_with_damaged_ones(dataset: Path) -> None:
+    (dataset / "sources.parquet").write_bytes(b"nonsense")
+    with pytest.raises(MediaError, match=r"sources\.parquet is damaged"):
+        serve(VoteJob(dataset, "sharp", port=0))
+    (dataset / "sources.parquet").unlink()
+    with served(dataset, bins=2) as browser:
+        assert not any({"x0", "x1"} & set(browser.pair("Ann") or ()) for _ in range(30))
 
 
 def test_a_page_from_elsewhere_cannot_vote(dataset: Path) -> None:

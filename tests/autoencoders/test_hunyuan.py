@@ -185,6 +185,34 @@ def test_a_clip_no_larger_than_a_tile_is_decoded_exactly(autoencoder: HunyuanAut
     assert torch.equal(autoencoder.decode(latents), exact)
 
 
+def test_decoding_in_tiles_is_what_the_tiled_autoencoder_does(autoencoder: HunyuanAutoencoder) -> None:
+    latents, tiling = random(1, 4, 5, 6, 5), Tiling(side=32, latent_side=4, frames=16, latent_frames=4)
+    exact = autoencoder.decode(latents)
+    autoencoder.tiling = tiling
+    wanted, groups = autoencoder.decode(latents), list(autoencoder.decode_tiled(latents))
+    assert len(groups) > 1
+    assert torch.equal(torch.cat(groups, dim=2), wanted)
+    assert wanted.shape == exact.shape
+    assert not torch.allclose(wanted, exact, atol=1e-2)
+    autoencoder.tiling = None
+    torch.testing.assert_close(torch.cat(list(autoencoder.decode_tiled(latents)), dim=2), exact)  # one published tile
+
+
+def test_decoding_in_tiles_asks_for_the_largest_first_and_for_all(autoencoder: HunyuanAutoencoder) -> None:
+    autoencoder.tiling = Tiling(side=32, latent_side=4, frames=16, latent_frames=4)
+    seen, plain = [], made(TINY).requires_grad_(False)
+
+    def run(tile: Tensor) -> Tensor:
+        seen.append(tile.numel())
+        return plain.pixels(tile)
+
+    latents = random(1, 4, 5, 6, 5)
+    told = torch.cat(list(autoencoder.decode_tiled(latents, run)), dim=2)
+    assert torch.equal(told, torch.cat(list(autoencoder.decode_tiled(latents)), dim=2))
+    assert seen[0] == max(seen)
+    assert len(seen) > 2
+
+
 def test_tiles_of_a_map_of_single_pixels_give_the_map() -> None:
     """Where tiles agree, blending changes nothing, and every frame comes once."""
     x = random(1, 2, 21, 17, 30)

@@ -223,24 +223,11 @@ def test_colours_of_pictures_are_those_of_the_reader(tmp_path):
     np.testing.assert_allclose(shown.mean((0, 1)), Video.open(path).array()[0].mean((0, 1)), atol=4)
 
 
-def test_what_stays_while_the_picture_moves_stands_out_in_the_overlay_maps(tmp_path):
-    frames = shifted(50, 3)
-    frames[:, 10:30, 120:150] = np.where(np.arange(30)[None, :, None] % 6 < 3, 255, 0)
-    gradient, deviation = signals.overlay(
-        signals.measure(write(tmp_path / "logo.mp4", frames), SignalSettings(picture_every_s=0.1))
-    )
-    high, wide = gradient.shape
-    rows, columns = slice(high * 12 // 120, high * 28 // 120), slice(wide * 122 // 160, wide * 148 // 160)
-    assert np.median(gradient[rows, columns]) > 5 * np.median(gradient)
-    assert np.median(deviation[rows, columns]) < 0.3 * np.median(deviation)
-
-
 def test_a_saved_table_is_the_measured_one(pan, tmp_path):
     signals.save(pan, tmp_path / "pan.parquet")
     saved, measured = signals.load(tmp_path / "pan.parquet"), signals.measure(pan)
     assert saved.replace_schema_metadata(None).equals(measured.replace_schema_metadata(None))
     assert signals.facts(saved) == signals.facts(measured)
-    np.testing.assert_array_equal(signals.overlay(saved), signals.overlay(measured))
     some = signals.load(tmp_path / "pan.parquet", ["index", "content"])
     assert some.column_names == ["index", "content"] and signals.facts(some) == signals.facts(measured)
 

@@ -140,6 +140,39 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
         Ballots(path, "sharp")
 
 
+def test_a_damaged_line_hides_no_later_vote_and_is_named_until_it_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    ballots, other = Ballots(path, "sharp"), Ballots(path, "sharp")
+    for pair in (("a", "b"), ("c", "d")):
+        other.add(Vote("Ann", *pair, "left"))
+    first, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"nonsense\n" + last)
+    for _ in range(2):
+        with pytest.raises(MutoscopeError, match="line 2 of"):
+            ballots.refresh()
+    path.write_bytes(first + last)
+    ballots.refresh()
+    assert ballots.votes == other.votes and len(ballots.votes) == 2
+
+
+@pytest.mark.parametrize("left", [0, 1, None])
+def test_votes_that_were_removed_from_the_file_count_no_more_and_the_next_one_is_whole(
+    tmp_path: Path, left: int | None
+) -> None:
+    path = tmp_path / "votes.jsonl"
+    ballots = Ballots(path, "sharp")
+    for pair in (("a", "b"), ("c", "d")):
+        ballots.add(Vote("Ann", *pair, "left"))
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:left]))
+    ballots.add(Vote("Ann", "e", "f", "left"))
+    wanted = ["a", "e"] if left else ["e"]
+    assert [vote.left for vote in ballots.votes] == wanted
+    assert [vote.left for vote in Ballots(path, "sharp").votes] == wanted
+
+
 def test_several_may_add_at_once(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
 

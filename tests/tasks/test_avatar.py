@@ -21,6 +21,7 @@ from mutoscope.core.errors import RequestError
 from mutoscope.core.video import Audio, Video
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.audio import RATE
+from mutoscope.encoders.person import PersonClip
 from mutoscope.models import hunyuan, hunyuan_avatar
 from mutoscope.models.family import Clips
 from mutoscope.models.hunyuan_avatar import FAMILY, PRESETS, Condition, HunyuanAvatar, condition
@@ -349,11 +350,18 @@ def test_folder_as_released_becomes_somebody_who_speaks(tmp_path: Path, monkeypa
     release = replace(FAMILY.release, weights=MappingProxyType({"base": (str(inner),)}), clips=Clips(129, 32, 32, 25))
     presets = MappingProxyType({"base": small, "tiny": PRESETS["tiny"]})
     monkeypatch.setattr(hunyuan_avatar, "FAMILY", replace(FAMILY, presets=presets, release=release))
+    speech = replace(SPEECH, prompt="a red kite", steps=1, face=Box(10, 10, 20, 20))
     videos = []
     for offload in ("none", "component"):
+        monkeypatch.setenv("MUTOSCOPE_CACHE", str(tmp_path / f"cache-{offload}"))
         system, ear = avatar.load(device="cpu", published=str(tmp_path), offload=offload)
-        speech = replace(SPEECH, prompt="a red kite", steps=1, face=Box(10, 10, 20, 20))
         videos.append(generate(system, ear, speech).array())
     assert videos[0].shape == (9, 32, 32, 3) and np.array_equal(*videos)
+    monkeypatch.setattr(PersonClip, "load", lambda *_: pytest.fail("the encoder was loaded"))
+    system, ear = avatar.load(device="cpu", published=str(tmp_path))
+    assert np.array_equal(generate(system, ear, speech).array(), videos[0])  # its prompts are remembered
+    for other in (replace(speech, prompt="a kite"), replace(speech, picture=255 - PICTURE)):
+        with pytest.raises(pytest.fail.Exception, match="the encoder was loaded"):
+            generate(system, ear, other)
     direct, _ = avatar.load(device="cpu")
     assert direct.name == "hunyuan-avatar"
