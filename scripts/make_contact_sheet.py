@@ -20,7 +20,7 @@ from mutoscope.core.video import Video
 from mutoscope.evaluate import world
 
 COLUMNS, SCALE, GAP = 4, 1.5, 10
-TEXT_PX, LINES, LETTERS = 11, 4, 52  # a dense caption goes on after its fourth line: the sheet shows its start
+TEXT_PX, LINES, LETTERS = 11, 4, 45  # a dense caption goes on after its fourth line: the sheet shows its start
 GROUND, INK, SOFT = "white", "#1c1d20", "#5d626b"
 
 
