@@ -62,13 +62,13 @@ def test_plan_says_what_a_device_must_have(capsys: pytest.CaptureFixture[str]) -
     about.print_plan("stiv/toy", Request("", height=128, steps=10), "rtx4090", 2, has_image=False)
     shown = capsys.readouterr().out
     assert "stiv/toy at 128x64x16 on 2 x rtx4090, 24.0 GB" in shown
-    assert "256 of video" in shown
+    assert "512 of video" in shown  # 16 x 8 latent pixels in four slots of four frames
     assert "in 10 steps" in shown
     assert "does not fit" not in shown
 
 
 def test_plan_says_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"l40s": replace(about.HARDWARE["l40s"], memory_bytes=41_000_000)}
+    small = {"l40s": replace(about.HARDWARE["l40s"], memory_bytes=30_000_000)}
     monkeypatch.setattr(about, "HARDWARE", small)
     about.print_plan("stiv/toy", Request("", height=128), "l40s", 1, has_image=False)
     assert "fit l40s" in capsys.readouterr().out
