@@ -68,7 +68,7 @@ def test_plan_says_what_a_device_must_have(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_plan_says_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"l40s": replace(about.HARDWARE["l40s"], memory_bytes=30_000_000)}
+    small = {"l40s": replace(about.HARDWARE["l40s"], memory_bytes=20_000_000)}
     monkeypatch.setattr(about, "HARDWARE", small)
     about.print_plan("stiv/toy", Request("", height=128), "l40s", 1, has_image=False)
     assert "fit l40s" in capsys.readouterr().out
