@@ -123,3 +123,13 @@ def hash_of(settings: object, modules: Mapping[str, nn.Module]) -> str:
     for name in sorted(state):
         digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def clipped(stream: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield groups of frames clipped to [-1, 1], made without gradients."""
+    while True:
+        with torch.no_grad():  # not around the yield, or it would hold for the caller
+            frames = next(stream, None)
+        if frames is None:
+            return
+        yield frames.clamp_(-1, 1)

@@ -46,7 +46,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mutoscope.autoencoders.base import CausalSizes, LatentShape, Patch, Size, hash_of
+from mutoscope.autoencoders.base import CausalSizes, LatentShape, Patch, Size, clipped, hash_of
 from mutoscope.core import config as configs
 from mutoscope.core import layouts
 from mutoscope.core.checkpoint import open_checkpoint
@@ -611,16 +611,6 @@ def strides(config: HunyuanConfig) -> tuple[list[int], list[int]]:
             f"most {2**resizes} for {len(config.dims)} dims. Mend the config."
         )
     return [2] * space + [1] * (resizes - space), [1] * (resizes - time) + [2] * time
-
-
-def clipped(stream: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield groups of frames clipped to [-1, 1], made without gradients."""
-    while True:
-        with torch.no_grad():  # not around the yield, or it would hold for the caller
-            frames = next(stream, None)
-        if frames is None:
-            return
-        yield frames.clamp_(-1, 1)
 
 
 def tiled(

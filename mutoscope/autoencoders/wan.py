@@ -40,7 +40,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mutoscope.autoencoders.base import CausalSizes, LatentShape, Patch, Size, hash_of
+from mutoscope.autoencoders.base import CausalSizes, LatentShape, Patch, Size, clipped, hash_of
 from mutoscope.core import config as configs
 from mutoscope.core import layouts
 from mutoscope.core.checkpoint import open_checkpoint
@@ -163,12 +163,7 @@ class WanAutoencoder(nn.Module):
         mean, std = self._statistics(latents)
         with torch.no_grad():
             stream = self.decoder(pointwise(latents * std + mean, self.from_latents))
-        while True:
-            with torch.no_grad():  # not around the yield, or it would hold for the caller
-                frames = next(stream, None)
-            if frames is None:
-                return
-            yield frames.clamp_(-1, 1)
+        return clipped(stream)
 
     def moments(self, video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B D t h w"]:
         """Encode a video into the mean, then the log variance, of every latent, not normalised."""

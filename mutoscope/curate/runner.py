@@ -5,12 +5,13 @@
                                      all clips: duplicates ─ balance ─ ... <─ gather <──────────────┘
     shards, index <─ write <─ clips.parquet: every clip with the stage that dropped it, and why <─┘
 
-    out/recipe.json       the resolved recipe
-    out/sources.parquet   one row per input, with its problem where it has one
-    out/clips.parquet     one row per clip, kept or dropped
-    out/shards/           the clips that were kept, and their index; see data/tars.py
-    out/card.html         all of this for people; see curate/report.py
-    out/work/             what is done; see curate/manifest.py. Removing it costs only time
+    out
+      recipe.json       the resolved recipe
+      sources.parquet   one row per input, with its problem where it has one
+      clips.parquet     one row per clip, kept or dropped
+      shards/           the clips that were kept, and their index; see data/tars.py
+      card.html         all of this for people; see curate/report.py
+      work/             what is done; see curate/manifest.py. Removing it costs only time
 
 A run that was killed goes on where it was; a changed recipe does again only what the change touches.
 """

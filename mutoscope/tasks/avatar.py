@@ -515,7 +515,7 @@ def load(
     device = torch.device(device or best_device())
     found = outline(name)
     release = found.release
-    if found.family.network is not HunyuanAvatar or release is None:
+    if not found.family.speaks or release is None:
         raise RequestError(f"{name} is no released model that speaks. Use hunyuan-avatar.")
     inner = release.weights[cast(str, found.preset)][0]
     root, _, folder = inner.rpartition("/")

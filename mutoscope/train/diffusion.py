@@ -144,8 +144,8 @@ class DiffusionObjective:
         given: which frames are given, how often.
         mask_ratio: share of spatial tokens left out of the main blocks; 0 trains unmasked. Every token carries loss,
             those left out too (Our reading: STIV does not say which do).
-        window: train on so many frames of each clip, one after another, from a place drawn anew each time; 1 trains on
-            images, None on whole clips.
+        window: train on so many latent frames of each clip, one after another, from a place drawn anew each time; 1
+            trains on images, None on whole clips. For autoencoders that encode each frame by itself.
         languages: of the captions.
         lengths: of the captions.
         inflate: the weights to start from are those of an image model, whose patches grow along time.
@@ -206,10 +206,6 @@ class Denoising(Objective):
         self.family, preset = families.find(settings.model)
         self.config = config.override(preset, settings.overrides)
         self.sources = [Shards(part.folder) for part in settings.data]
-        self.taken = [_taken(source, part) for source, part in zip(self.sources, settings.data, strict=True)]
-        sizes = [len(taken) * part.repeat for taken, part in zip(self.taken, settings.data, strict=True)]
-        self.sample_count: int | None = sum(sizes)
-        self.starts = [sum(sizes[:index]) for index in range(len(sizes))]
         self.num_frames = settings.window or self.sources[0].clip(0).num_frames
         self.num_tokens = self._check()
         self.encoder = self.family.encoder.load(Path(settings.encoder)).eval().requires_grad_(False)
@@ -221,6 +217,11 @@ class Denoising(Objective):
         self.motion = weights.read(Path(settings.motion_from))[0] if settings.motion_from is not None else None
         if settings.mask_ratio > 0 and "keep" not in inspect.signature(self.module.forward).parameters:
             raise RecipeError(f"{self.family.name} cannot leave tokens out. Set mask_ratio to 0.")
+        # Last, as drawing the scenes of a large data set takes its time, and errors should come before.
+        self.taken = [_taken(source, part) for source, part in zip(self.sources, settings.data, strict=True)]
+        sizes = [len(taken) * part.repeat for taken, part in zip(self.taken, settings.data, strict=True)]
+        self.sample_count: int | None = sum(sizes)
+        self.starts = [sum(sizes[:index]) for index in range(len(sizes))]
 
     def batch(self, sample_ids: Sequence[int], step: int) -> DenoisingBatch:
         """Read the latents of these samples and draw all that is random."""
@@ -343,7 +344,9 @@ class Denoising(Objective):
                 )
         channels, stored, rows, columns = self.sources[0].latent_shape
         if settings.window is not None and not 1 <= settings.window <= stored:
-            raise RecipeError(f"window={settings.window} does not fit clips of {stored} latent frames.")
+            raise RecipeError(
+                f"window={settings.window} does not fit clips of {stored} latent frames. Give 1 to {stored}."
+            )
         num_frames = settings.window or stored
         patch = self.config.patch_size
         if channels != self.config.latent_channels:
@@ -380,7 +383,10 @@ def _taken(shards: Shards, part: Latents) -> Sequence[int]:
         if clip.scene_seed is not None and len(_scene(clip.scene_seed, clip.split).things) <= part.most_things
     ]
     if not taken:
-        raise RecipeError(f"{part.folder} has no clip of a world with at most {part.most_things} things.")
+        raise RecipeError(
+            f"{part.folder} has no clip of a world with at most {part.most_things} things. "
+            "Raise most_things, or leave it out to take all clips."
+        )
     return taken
 
 

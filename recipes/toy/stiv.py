@@ -82,7 +82,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="toy stiv",
         phases=(
-            Precompute("latents", WorldClips(count=40_000), AUTOENCODER, LATENTS),
+            Precompute("latents", WorldClips(count=40_000), AUTOENCODER, LATENTS, workers=1),
             of_slots,
             of_clips,
             longer,

@@ -334,7 +334,7 @@ def test_ray_data_runs_the_same_stages_to_the_same_bytes(
 
 def test_the_manifest_says_of_each_result_what_it_came_from(tmp_path: Path, raw: Path) -> None:
     curate(raw, tmp_path / "set")
-    for path in (tmp_path / "set/work/entries/levels").rglob("*.json"):
+    for path in (tmp_path / "set" / "work" / "entries" / "levels").rglob("*.json"):
         entry = json.loads(path.read_text())
         assert entry["stage"] == "levels" and len(entry["source"]) == 64 and entry["version"] == 1
         assert entry["parameters"]["settings"]["type"] == "Levels"
