@@ -150,7 +150,8 @@ class Batches:
     Args:
         data: shards and their index; its weights say how often each clip is due.
         settings: see `BatchSettings`.
-        count_tokens: of one clip of a shape. Shapes of which one clip is more than a batch do not exist.
+        count_tokens: of one clip of a shape; raises where the network cannot take it. Shapes of which one clip is more
+            than a batch are not used.
         seed: of the order.
         only: ids of the clips to draw from, such as those of a nested level; all if not given.
 
@@ -160,7 +161,8 @@ class Batches:
         plan: tells apart orders; see `resume`.
 
     Raises:
-        RecipeError: no clip has a bucket, or a weight is no number of draws.
+        RecipeError: not even the smallest clip of one of the lengths is within the budget, no clip has a bucket, or a
+            weight is no number of draws.
     """
 
     def __init__(
@@ -172,7 +174,7 @@ class Batches:
         only: Collection[str] | None = None,
     ) -> None:
         self.data, self.settings, self.seed = data, settings, seed
-        tokens = _tokens_of_shapes(settings, count_tokens)
+        tokens, self._over_budget = _tokens_of_shapes(settings, count_tokens)
         members, self.left_out = _members(data.rows, settings, tokens, only)
         phases = _uniforms(len(data.rows), seed, "phases of clips")
         self.buckets: list[Bucket] = []
@@ -206,7 +208,13 @@ class Batches:
             size = " x ".join(map(str, bucket.shape))
             of = f"{len(bucket.indices)} clips of {bucket.tokens} tokens, {bucket.clips_per_batch} in a batch"
             made.append(f"{size}: {of}, {due:.4g} steps an epoch")
-        return made + [f"in no bucket: {count}, {reason}" for reason, count in self.left_out.items()]
+        made += [f"in no bucket: {count}, {reason}" for reason, count in self.left_out.items()]
+        found = {bucket.shape.num_frames for bucket in self.buckets}
+        empty = [length for length in sorted(self.settings.lengths) if length not in found]
+        made += [f"length {length}: no clip" for length in empty]
+        if self._over_budget:
+            made.append(f"not used: {self._over_budget} sizes of more than {self.settings.tokens} tokens")
+        return made
 
     # ---- which clips -------------------------------------------------------------------------------------------------
 
@@ -291,7 +299,7 @@ class Batches:
             MediaError: a clip is damaged.
         """
         shape, batches = self.micro_batches(step, rank, world)
-        return [self._load(step, shape, picks) for picks in batches]
+        return [self.load_picks(step, shape, picks) for picks in batches]
 
     def stream(
         self, first: int, last: int, rank: int = 0, world: int = 1, *, ahead: int = 2, workers: int = 0
@@ -308,7 +316,8 @@ class Batches:
         """
         return loader.prefetch(lambda step: self.load(step, rank, world), first, last, ahead=ahead, workers=workers)
 
-    def _load(self, step: int, shape: Shape, picks: Sequence[Pick]) -> Batch:
+    def load_picks(self, step: int, shape: Shape, picks: Sequence[Pick]) -> Batch:
+        """Read and decode some clips of a step."""
         frames, clips = zip(*(self._cut(pick, shape) for pick in picks), strict=True)
         return Batch(step, shape, tuple(picks), clips, np.stack(frames))
 
@@ -372,13 +381,21 @@ def available_frames(row: Row, fps: int) -> int:
     return 1 if row.num_frames == 1 else round(row.duration_s * fps - 1e-3)
 
 
-def _tokens_of_shapes(settings: BatchSettings, count_tokens: CountTokens) -> dict[Shape, int]:
-    """Return the shapes of which at least one clip makes a batch, with the tokens of one."""
+def _tokens_of_shapes(settings: BatchSettings, count_tokens: CountTokens) -> tuple[dict[Shape, int], int]:
+    """Return the shapes of which at least one clip makes a batch, with the tokens of one; and how many do not."""
     sizes = [size for base in settings.bases for size in buckets.buckets(base, settings.step_px, settings.max_ratio)]
     counted = {
         Shape(length, *size): count_tokens(Shape(length, *size)) for length, size in product(settings.lengths, sizes)
     }
-    return {shape: tokens for shape, tokens in counted.items() if tokens <= settings.tokens}
+    for length in settings.lengths:
+        least = min(tokens for shape, tokens in counted.items() if shape.num_frames == length)
+        if least > settings.tokens:
+            raise RecipeError(
+                f"tokens={settings.tokens} is less than one clip of {length} frames: the smallest has {least}. "
+                f"Raise tokens, lower bases, or take {length} out of lengths."
+            )
+    within = {shape: tokens for shape, tokens in counted.items() if tokens <= settings.tokens}
+    return within, len(counted) - len(within)
 
 
 def _members(

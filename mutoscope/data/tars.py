@@ -55,6 +55,7 @@ class Row:
 
     `offset` and `size_bytes` are those of the payload in its shard, `record_offset` and `record_bytes` those of the
     JSON before it. `weight` is how often the clip is to be drawn, relative to others, where curation has balanced them.
+    `captions` is how many it has that say something, or -1 in an index of before they were counted.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Row:
     duration_s: float
     split: str
     weight: float = 1.0
+    captions: int = -1
 
 
 class Writer:
@@ -190,7 +192,7 @@ class Tars:
         _, pq = _arrow("Reading a data set")
         try:
             table = pq.read_table(self.folder / INDEX)
-            names = [name for name in Row.__annotations__ if name in table.column_names]  # an older one has no weights
+            names = [name for name in Row.__annotations__ if name in table.column_names]  # an older one has fewer
             self.rows = [Row(**row) for row in table.select(names).to_pylist()]
         except (OSError, ValueError, TypeError) as error:
             hint = f"Make it with: mutoscope curate SOURCE --out {folder}"
@@ -219,14 +221,20 @@ class Tars:
         """
         row = self.rows[index]
         with self.path(row.shard).open("rb") as file:
-            file.seek(row.record_offset)
-            record = file.read(row.record_bytes)
-            file.seek(row.offset)
-            payload = file.read(row.size_bytes)
+            record = _read(file, row.record_offset, row.record_bytes)
+            payload = _read(file, row.offset, row.size_bytes)
         if hashlib.sha256(payload).hexdigest() != row.sha256:
             raise MediaError(f"Clip {row.id} of {self.path(row.shard)} is damaged. Fetch or make that shard again.")
         clip, about = read_record(record)
         return Sample(clip, row.suffix, payload, about)
+
+    def captions(self, index: int) -> int:
+        """Return how many captions of a clip say something."""
+        row = self.rows[index]
+        if row.captions >= 0:
+            return row.captions
+        with self.path(row.shard).open("rb") as file:
+            return _telling(read_record(_read(file, row.record_offset, row.record_bytes))[0])
 
     def order(self, seed: int, epoch: int) -> list[int]:
         """Return the order of an epoch: shards shuffled, and the clips inside each, so that a disk reads ahead.
@@ -285,7 +293,18 @@ def _row(sample: Sample, shard: int, offset: int, record_offset: int) -> Row:
         duration_s=lasts_s,
         split=clip.split,
         weight=float(about.get("scores", {}).get("weight", 1.0)),
+        captions=_telling(clip),
     )
+
+
+def _telling(clip: Clip) -> int:
+    """Return how many captions of a clip say something; those of a world's clip are made when asked for."""
+    return 1 if clip.scene_seed is not None else sum(bool(caption.text.strip()) for caption in clip.captions)
+
+
+def _read(file: IO[bytes], offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _member(name: str, data: bytes) -> bytes:

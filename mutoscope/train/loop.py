@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mutoscope.core import config, rng, weights
-from mutoscope.core.dist import print0
+from mutoscope.core.dist import print0, world_size
 from mutoscope.core.errors import MutoscopeError, RecipeError, WeightsError
 from mutoscope.core.log import RunLog, progress
 from mutoscope.data import loader
@@ -71,9 +71,11 @@ def run(
         The published weights of the last phase, or ``out`` when the recipe trains nothing.
 
     Raises:
-        RecipeError: if the folder was begun with another recipe.
+        RecipeError: if the folder was begun with another recipe, or this is one of several processes.
         Interrupted: after Ctrl-C, when all is saved.
     """
+    if world_size() > 1:
+        raise RecipeError(f"Training runs in one process, this is one of {world_size()}. Start it without torchrun.")
     out = Path(out)
     _take_up(recipe, out)
     done = out
@@ -97,7 +99,9 @@ def _train(
     folder: Path,
     before: Path | None,
     device: torch.device,
-    prefetched: Callable[[Callable[[int], list[Batch]], int, int], Generator[list[Batch], None, None]],
+    prefetched: Callable[
+        [Callable[[int], tuple[list[Batch], int]], int, int], Generator[tuple[list[Batch], int], None, None]
+    ],
     stop: threading.Event,
     on_step: OnStep | None,
 ) -> None:
@@ -108,24 +112,25 @@ def _train(
         return
     objective, state = _begin(recipe, phase, folder, before, device)
     data = {"sample_count": json.dumps(objective.sample_count)}
+    if objective.plan is not None:
+        data["plan"] = objective.plan
     _restore(state, folder, data)
-    per_micro = phase.batch_size // phase.micro_batches
 
-    def make(step: int) -> list[Batch]:
-        ids = loader.sample_ids(recipe.seed, step, phase.batch_size, objective.sample_count)
-        return [objective.batch(ids[at : at + per_micro], step) for at in range(0, len(ids), per_micro)]
+    def make(step: int) -> tuple[list[Batch], int]:
+        parts = objective.sample_ids(recipe.seed, step, phase.batch_size, phase.micro_batches)
+        return [objective.batch(ids, step) for ids in parts], sum(map(len, parts))
 
     log = RunLog(folder, resume_at=state.step + 1)
     batches = prefetched(make, state.step + 1, phase.steps)
     try:
         with progress(phase.steps, phase.name, done=state.step) as bar:
             meter = _Meter(state, phase)
-            for step, batch in enumerate(batches, start=state.step + 1):
+            for step, (batch, samples) in enumerate(batches, start=state.step + 1):
                 metrics = train_step(
                     objective,
                     state,
                     batch,
-                    phase.batch_size,
+                    samples,
                     lr=learning_rate(
                         step, peak=phase.lr, warmup_steps=phase.warmup_steps, steps=phase.steps, schedule=phase.schedule
                     ),
@@ -134,7 +139,7 @@ def _train(
                     precision=phase.precision,
                 )
                 bar.advance(1, loss=metrics["loss"])
-                if line := meter.add(metrics):
+                if line := meter.add(metrics, samples):
                     log.scalars(step, line)
                 if on_step is not None:
                     on_step(phase.name, step, metrics)
@@ -192,6 +197,11 @@ def _restore(state: TrainState, folder: Path, data: Mapping[str, str]) -> None:
                 f"{folder} was trained on {metadata['sample_count']} samples, now there are {data['sample_count']}. "
                 "Bring the data back as it was, or give another --out."
             )
+        if metadata.get("plan") != data.get("plan"):
+            raise RecipeError(
+                f"{folder} was trained on other clips, or with other weights of theirs: they have been curated anew "
+                "since. Bring the data back as it was, or give another --out."
+            )
         print0(f"{folder.name}: going on after step {state.step}")
         return
     if checkpoints(folder / "checkpoints"):
@@ -211,21 +221,21 @@ class _Meter:
 
     def __init__(self, state: TrainState, phase: Phase) -> None:
         self.state, self.phase = state, phase
-        self.steps_timed, self.began = 0, time.perf_counter()
+        self.samples_timed, self.began = 0, time.perf_counter()
 
-    def add(self, metrics: Mapping[str, float]) -> dict[str, float] | None:
-        """Take in a step; return the line to log when it is due."""
+    def add(self, metrics: Mapping[str, float], samples: int) -> dict[str, float] | None:
+        """Take in a step of so many samples; return the line to log when it is due."""
         pending = self.state.pending
         for name, value in {**metrics, "steps": 1.0}.items():
             pending[name] = pending.get(name, 0.0) + value
-        self.steps_timed += 1
+        self.samples_timed += samples
         if self.state.step % self.phase.log_every and self.state.step != self.phase.steps:
             return None
         line = {name: value / pending["steps"] for name, value in pending.items() if name != "steps"}
         line["lr"] = self.state.optimizer.param_groups[0]["lr"]
-        line["samples_per_second"] = self.steps_timed * self.phase.batch_size / (time.perf_counter() - self.began)
+        line["samples_per_second"] = self.samples_timed / (time.perf_counter() - self.began)
         pending.clear()
-        self.steps_timed, self.began = 0, time.perf_counter()
+        self.samples_timed, self.began = 0, time.perf_counter()
         return line
 
     @contextmanager

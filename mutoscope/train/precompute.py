@@ -155,7 +155,7 @@ class DatasetClips:
         kind = "picture" if self.num_frames == 1 else "video"
         stored = [row for row in Tars(self.folder).rows if (row.num_frames == 1) == (kind == "picture")]
         if self.level is not None:
-            inside = _clips_of_level(Path(self.folder), self.level)
+            inside = clips_of_level(Path(self.folder), self.level)
             stored = [row for row in stored if row.id in inside]
         listing: list[_DatasetClip] = []
         for row in stored:
@@ -172,7 +172,7 @@ class DatasetClips:
         return listing
 
 
-def _clips_of_level(folder: Path, level: str) -> set[str]:
+def clips_of_level(folder: Path, level: str) -> set[str]:
     """Return the ids of the clips that belong to a level, as curation wrote them down."""
     import pyarrow.parquet as pq
 

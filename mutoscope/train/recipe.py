@@ -14,7 +14,7 @@ from typing import Literal
 
 from mutoscope.core.errors import RecipeError
 from mutoscope.train.autoencoder import AutoencoderObjective
-from mutoscope.train.diffusion import DiffusionObjective
+from mutoscope.train.diffusion import CuratedClips, DiffusionObjective
 from mutoscope.train.optim import Adafactor, AdamW, Muon, Schedule
 from mutoscope.train.precompute import Precompute
 from mutoscope.train.words import WordsObjective
@@ -30,8 +30,9 @@ class Phase:
         name: of the folder that it writes, inside that of the run.
         objective: what is trained, on what.
         steps: optimizer steps.
-        batch_size: samples of a step.
-        micro_batches: parts into which a batch is cut to save memory; the step stays the same.
+        batch_size: samples of a step; None with `CuratedClips`, whose `BatchSettings.tokens` says how many.
+        micro_batches: parts into which a batch is cut to save memory; the step stays the same. 1 with `CuratedClips`,
+            of which `BatchSettings.ranks` batches make a step.
         optimizer: AdamW, Adafactor or Muon.
         lr: learning rate when warm.
         warmup_steps: steps over which the learning rate rises from 0.
@@ -40,7 +41,7 @@ class Phase:
         ema_decay: decay of the running average of the weights, in [0, 1).
         precision: ``fp32``, or ``bf16`` for matrix products in bfloat16.
         compile: compile the module first, which needs a C++ compiler and a minute or more; then its steps are shorter
-            (on a CPU by a third).
+            (on a CPU by a third). Not with `CuratedClips`, of which each size would be compiled anew.
         start_from: None (fresh weights), ``previous`` (the averaged weights of the phase before) or a weights file.
         save_every: steps between checkpoints.
         log_every: steps whose mean makes a line of the log.
@@ -50,7 +51,7 @@ class Phase:
     name: str
     objective: DiffusionObjective | AutoencoderObjective | WordsObjective
     steps: int
-    batch_size: int
+    batch_size: int | None = None
     micro_batches: int = 1
     optimizer: AdamW | Adafactor | Muon = AdamW()
     lr: float = 2e-4
@@ -67,10 +68,23 @@ class Phase:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        for field in ("steps", "batch_size", "micro_batches", "save_every", "log_every"):
+        for field in ("steps", "micro_batches", "save_every", "log_every"):
             if getattr(self, field) < 1:
                 raise RecipeError(f"Phase {self.name}: {field}={getattr(self, field)}. It must be at least 1.")
-        if self.batch_size % self.micro_batches:
+        if isinstance(self.objective, DiffusionObjective) and isinstance(self.objective.data, CuratedClips):
+            if self.batch_size is not None or self.micro_batches > 1:
+                raise RecipeError(
+                    f"Phase {self.name}: batch_size={self.batch_size} and micro_batches={self.micro_batches}, but "
+                    "CuratedClips come in batches by tokens. Leave both out; BatchSettings has tokens and ranks."
+                )
+            if self.compile:  # a graph for each size, of which torch by default makes eight at most
+                raise RecipeError(
+                    f"Phase {self.name}: compile is for latents, which have one size. Set compile to False, or train "
+                    "on latents."
+                )
+        elif self.batch_size is None or self.batch_size < 1:
+            raise RecipeError(f"Phase {self.name}: batch_size={self.batch_size}. It must be at least 1.")
+        elif self.batch_size % self.micro_batches:
             raise RecipeError(
                 f"Phase {self.name}: batch_size={self.batch_size} cannot be cut into {self.micro_batches} equal "
                 "micro_batches. Use a divisor."

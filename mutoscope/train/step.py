@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mutoscope.core import weights
 from mutoscope.core.errors import MutoscopeError
 from mutoscope.core.video import Video
+from mutoscope.data import loader
 from mutoscope.train.state import TrainState
 
 Batch = Any  # tensors in dataclasses, tuples or dicts, as the objective likes; only the objective looks inside
@@ -35,10 +36,27 @@ class Objective(Protocol):
     Attributes:
         module: what is trained. Its parameters that require gradients go to the optimizer.
         sample_count: samples in the data set, or None when every sample is new (procedural data).
+        plan: tells apart the data and their order, where the number of samples does not. A run goes on with its own.
     """
 
     module: nn.Module
     sample_count: int | None
+    plan: str | None = None
+
+    def sample_ids(self, seed: int, step: int, batch_size: int | None, micro_batches: int) -> list[list[int]]:
+        """Return the samples of a step, by micro-batch: a pure function of its arguments.
+
+        Args:
+            seed: of the run.
+            step: from 1.
+            batch_size: samples of a step; None where the objective itself says how many.
+            micro_batches: equal parts to cut them into.
+        """
+        if batch_size is None:
+            raise ValueError(f"{type(self).__name__} does not make batches of its own")
+        ids = loader.sample_ids(seed, step, batch_size, self.sample_count)
+        each = batch_size // micro_batches
+        return [ids[at : at + each] for at in range(0, batch_size, each)]
 
     def batch(self, sample_ids: Sequence[int], step: int) -> Batch:
         """Make the batch of these samples: a pure function of (seed, sample ids, step), called from another thread."""

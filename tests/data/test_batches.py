@@ -91,8 +91,22 @@ def test_a_shape_of_which_one_clip_is_more_than_a_batch_does_not_exist(tmp_path:
     one = replace(SETTINGS, max_ratio=1.0)
     for tokens, shape in ((count_tokens(large), large), (count_tokens(large) - 1, small)):
         assert Batches(read, replace(one, tokens=tokens), count_tokens).buckets[0].shape == shape
+    assert Batches(read, replace(one, tokens=count_tokens(large) - 1), count_tokens).lines()[-1] == (
+        f"not used: 1 sizes of more than {count_tokens(large) - 1} tokens"
+    )
+
+
+def test_a_length_of_which_no_clip_is_within_the_budget_is_refused(tmp_path: Path) -> None:
+    read = written(tmp_path, [(30, 128, 128, 1.0)])
+    with pytest.raises(RecipeError, match=r"one clip of 9 frames: the smallest has 36\. .*take 9 out of lengths"):
+        Batches(read, replace(SETTINGS, tokens=35), count_tokens)  # one of 5 frames has 24
+
+
+def test_what_has_no_clip_is_told(tmp_path: Path) -> None:
+    made = Batches(written(tmp_path, [(6, 64, 64, 1.0)]), SETTINGS, count_tokens)
+    assert made.lines()[1:3] == ["length 1: no clip", "length 9: no clip"]
     with pytest.raises(RecipeError, match=r"has a bucket: 1 too short, .* raise tokens"):
-        Batches(read, replace(SETTINGS, tokens=1), count_tokens)
+        Batches(written(tmp_path / "short", [(4, 64, 64, 1.0)]), replace(SETTINGS, lengths=(5, 9)), count_tokens)
 
 
 def drawn(made: Batches, steps: range) -> Counter[int]:
@@ -271,7 +285,7 @@ def test_the_example_of_the_documentation_works(
     films: Tars, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = Path(__file__).parents[2] / "docs/life/train.md"
-    code = page.read_text(encoding="utf-8").split("## Clips of many sizes")[1].split("```python\n")[1].split("```")[0]
+    code = page.read_text(encoding="utf-8").split("## Clips of many sizes")[1].split("```python\n")[2].split("```")[0]
     small = "bases=(64,), lengths=(1, 3), step_px=16, most_cropped=0.5, fps=8, ranks=2"
     code = code.replace("bases=(256, 512), lengths=(1, 17, 49), fps=16, ranks=8", small)
     assert small in code

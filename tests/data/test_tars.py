@@ -3,6 +3,7 @@
 import gc
 import itertools
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     assert [one["json"] for one in read] == [one.record() for one in made]
     assert [one[sample.suffix[1:]] for one, sample in zip(read, made, strict=True)] == [one.payload for one in made]
     gc.collect()  # the library leaves its files open
+
+
+def test_captions_that_say_something_are_counted_also_with_an_older_index(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / tars.shard_name(0), 0)
+    for number, texts in enumerate((("",), ("a", " ", "b"), ("a",))):
+        captions = tuple(Caption(text) for text in texts)
+        writer.add(Sample(Clip(f"c{number}", "test", 9, 48, 64, "8", captions=captions), ".mp4", b"x"))
+    writer.close()
+    for rows in (writer.rows, [replace(row, captions=-1) for row in writer.rows]):
+        tars.write_index(tmp_path, rows)
+        assert [Tars(tmp_path).captions(index) for index in range(3)] == [0, 2, 1]
 
 
 def test_an_epoch_has_every_clip_once_and_each_epoch_another_order(tmp_path: Path) -> None:

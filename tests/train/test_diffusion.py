@@ -17,7 +17,7 @@ from mutoscope.diffusion.guidance import Guidance
 from mutoscope.encoders.words import Words, WordsConfig
 from mutoscope.models.family import Sampling
 from mutoscope.train import loop, precompute
-from mutoscope.train.diffusion import Denoising, DiffusionObjective, GivenMix, Latents, LengthMix
+from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents, LengthMix, OneSize
 from mutoscope.train.precompute import FolderClips, Precompute, WorldClips
 from mutoscope.train.recipe import Phase, Recipe
 from mutoscope.worlds.scene import sample
@@ -58,8 +58,9 @@ def settings(at: Path, **changes: object) -> DiffusionObjective:
     return replace(usual, **changes)  # pyright: ignore[reportArgumentType]
 
 
-def built(at: Path, **changes: object) -> Denoising:
+def built(at: Path, **changes: object) -> OneSize:
     objective = settings(at, **changes).build(seed=5)
+    assert isinstance(objective, OneSize)
     torch.manual_seed(1)
     for parameter in objective.module.parameters():  # away from the initial zeros, which hide errors
         parameter.data += 0.05 * torch.randn_like(parameter)
@@ -102,7 +103,7 @@ def test_workers_write_the_same_shards(tmp_path: Path, folder: Path) -> None:
 def test_a_batch_depends_on_seed_sample_and_step_alone(folder: Path) -> None:
     objective = built(folder, given=GivenMix(none=1, random=1), mask_ratio=0.5)
     together, alone = objective.batch([3, 1, 0, 4], 7), objective.batch([0], 7)
-    assert torch.equal(together.latents[2:3], alone.latents) and torch.equal(together.noise[2:3], alone.noise)
+    assert torch.equal(together.clips[2:3], alone.clips) and torch.equal(together.noise[2:3], alone.noise)
     assert torch.equal(together.t[2:3], alone.t) and torch.equal(together.given[2:3], alone.given)
     assert together.texts[2] == alone.texts[0] and together.keep is not None and alone.keep is not None
     assert torch.equal(together.keep[2:3], alone.keep)
@@ -125,10 +126,11 @@ def test_each_pattern_gives_its_frames() -> None:
 def test_patterns_texts_and_tokens_come_in_the_shares_asked_for(folder: Path) -> None:
     mix = GivenMix(none=0.25, first=0.75)
     objective = built(folder, given=mix, text_dropout=0.4, mask_ratio=0.25, lengths=LengthMix(1, 0, 0))
-    drawn = [objective._draw(one % 6, one) for one in range(600)]
-    assert np.mean([given.any().item() for *_, given, _ in drawn]) == pytest.approx(0.75, abs=0.06)
-    assert np.mean([text == "" for _, _, text, *_ in drawn]) == pytest.approx(0.4, abs=0.06)
-    kept = torch.stack([keep for *_, keep in drawn if keep is not None])
+    shards = objective.sources[0]
+    drawn = [objective._draw(one % 6, one, shards.clip(one % 6), shards.latent_shape) for one in range(600)]
+    assert np.mean([one.given.any().item() for one in drawn]) == pytest.approx(0.75, abs=0.06)
+    assert np.mean([one.text == "" for one in drawn]) == pytest.approx(0.4, abs=0.06)
+    kept = torch.stack([one.keep for one in drawn if one.keep is not None])
     assert kept.shape == (600, 3) and bool((kept.diff(dim=1) > 0).all())  # 3 of 4, each once
     assert torch.bincount(kept.flatten(), minlength=4).float().div(600).sub(0.75).abs().max() < 0.06
 
@@ -150,7 +152,7 @@ def test_given_frames_have_no_part_in_the_loss(folder: Path) -> None:
     per_frame = gradient.abs().sum((0, 1, 3, 4))
     assert per_frame[[0, 7]].tolist() == [0, 0] and bool((per_frame[1:7] > 0).all())
     with torch.no_grad():  # the mean is over the frames that are not given
-        error = (answers[0] - (batch.noise - batch.latents)).square()[:, :, 1:7]
+        error = (answers[0] - (batch.noise - batch.clips)).square()[:, :, 1:7]
     torch.testing.assert_close(losses.detach(), error.mean((1, 2, 3, 4)))
 
 
@@ -167,7 +169,7 @@ def test_repeated_data_sets_fill_the_epoch_in_their_proportion(folder: Path) -> 
     objective = built(folder, data=parts)
     assert objective.sample_count == 18
     for one in range(18):
-        assert torch.equal(objective.batch([one], 1).latents[0], objective.sources[0].latents(one % 6))
+        assert torch.equal(objective.batch([one], 1).clips[0], objective.sources[0].latents(one % 6))
 
 
 def test_pictures_are_single_frames_of_the_clips(folder: Path) -> None:
@@ -176,7 +178,7 @@ def test_pictures_are_single_frames_of_the_clips(folder: Path) -> None:
     index = max(range(6), key=lambda one: float(clips[one].diff(dim=1).abs().amax((0, 2, 3)).min()))  # moves throughout
     stored = clips[index]
     seen = {
-        int((stored - objective.batch([index], step).latents[0]).abs().amax((0, 2, 3)).argmin()) for step in range(60)
+        int((stored - objective.batch([index], step).clips[0]).abs().amax((0, 2, 3)).argmin()) for step in range(60)
     }
     assert seen == set(range(8))
     assert objective.batch([index], 1).facts[0].num_frames == 1
@@ -187,7 +189,7 @@ def test_windows_are_runs_of_frames_from_anywhere_in_the_clip(folder: Path) -> N
     clip = objective.sources[0].latents(0)
     seen = set()
     for step in range(60):
-        window = objective.batch([0], step).latents[0]
+        window = objective.batch([0], step).clips[0]
         starts = [at for at in range(5) if torch.equal(window, clip[:, at : at + 4])]
         assert starts
         seen.update(starts)
@@ -203,7 +205,7 @@ def test_clips_can_be_chosen_by_how_much_they_show(folder: Path) -> None:
     alone = [index for index, count in enumerate(counts) if count == 1]
     assert objective.sample_count == len(alone) + 6
     for number, index in enumerate([*alone, *range(6)]):
-        assert torch.equal(objective.batch([number], 1).latents[0], objective.sources[0].latents(index))
+        assert torch.equal(objective.batch([number], 1).clips[0], objective.sources[0].latents(index))
     with pytest.raises(RecipeError, match="at most 0 things"):
         built(folder, data=(replace(one, most_things=0),))
 

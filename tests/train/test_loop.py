@@ -118,6 +118,13 @@ def test_a_changed_recipe_is_refused_and_the_field_named(tmp_path: Path, monkeyp
         loop.run(toy_run.recipe(phases=(replace(short, steps=8),)), tmp_path)
 
 
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match=r"one of 2\. Start it without torchrun"):
+        loop.run(toy_run.recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_from_before_a_setting_existed_goes_on_while_the_setting_has_its_default(tmp_path: Path) -> None:
     short = toy_run.phase(steps=4)
     loop.run(toy_run.recipe(phases=(short,)), tmp_path)
