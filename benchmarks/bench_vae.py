@@ -11,21 +11,15 @@ out differs by more than 1e-4 of the largest value, except where diffusers works
 there, the difference is a figure of its own, and whether ours is exact was seen on the line without tiles.
 """
 
-import ctypes
-import gc
 import importlib
 import json
-import multiprocessing
-import platform
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+import contest
 import torch
 import tyro
 from torch import Tensor
@@ -83,6 +77,12 @@ def theirs(family: str, options: Options) -> Any:
     return network.eval().requires_grad_(False)
 
 
+def fill(other: Any, network: Any, family: str) -> None:
+    """Give diffusers' autoencoder the weights of ours."""
+    module = hunyuan if family == "hunyuan" else wan
+    other.load_state_dict(weights.to_theirs(network.state_dict(), module.keys(network.config)["diffusers"]))
+
+
 def our_way(network: Any, what: str) -> Way:
     return network.pixels if what == "decode" else network.moments
 
@@ -123,16 +123,11 @@ def sample(what: str, options: Options) -> Tensor:
     return torch.rand(1, 3, options.frames, options.side, options.side, generator=generator) * 2 - 1
 
 
-def status_mb(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
 @torch.no_grad()
-def peak_mb(contest: str, mode: str, options: Options) -> float:
+def peak_mb(name: str, mode: str, options: Options) -> float:
     """Run one side once in this process; returns its peak above the memory in use before."""
     torch.set_num_threads(options.threads)
-    family, what = contest.split()
+    family, what = name.split()
     x = sample(what, options)
     if mode in ("ours", "streamed"):
         network = ours(family, options)
@@ -141,87 +136,51 @@ def peak_mb(contest: str, mode: str, options: Options) -> float:
         way = partial(their_way, theirs(family, options), what, mode)
     step = (1, 1) if what == "decode" else (4, 8)
     way(x[:, :, : 1 + (WARM - 1) * step[0], : WARM * step[1], : WARM * step[1]])  # kernels are made on first use
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = status_mb("VmRSS")
-    way(x)
-    return status_mb("VmHWM") - before
-
-
-def timed(way: Way, x: Tensor) -> tuple[float, float, Tensor]:
-    gc.collect()
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = way(x)
-    return time.process_time() - cpu, time.perf_counter() - wall, result
+    return contest.peak_mb(partial(way, x))
 
 
 @torch.no_grad()
-def measure(contest: str, modes: tuple[str, ...], options: Options) -> list[dict[str, Any]]:
+def measure(name: str, modes: tuple[str, ...], options: Options) -> list[dict[str, Any]]:
     """Run one contest; returns a line for each mode of diffusers."""
-    family, what = contest.split()
+    family, what = name.split()
     x, network, other = sample(what, options), ours(family, options), theirs(family, options)
-    module = hunyuan if family == "hunyuan" else wan
-    other.load_state_dict(weights.to_theirs(network.state_dict(), module.keys(network.config)["diffusers"]))
+    fill(other, network, family)
     ways: dict[str, Way] = {"ours": our_way(network, what)}
     ways |= {mode: partial(their_way, other, what, mode) for mode in modes}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    results: dict[str, Tensor] = {}
-    for number in range(options.rounds + 1):
-        for name, way in ways.items():
-            cpu, wall, results[name] = timed(way, x)
-            if number:  # the first makes kernels
-                times[name].append((cpu, wall))
+    times, results = contest.in_turn({side: partial(way, x) for side, way in ways.items()}, options.rounds)
     is_clipped = family == "wan" and what == "decode"
     mine = results["ours"].clamp(-1, 1) if is_clipped else results["ours"]
+    sides = [*ways, *(["streamed"] if what == "decode" else [])]
+    measured = contest.in_own_processes(peak_mb, [(name, side, options) for side in sides])
+    peaks = dict(zip(sides, measured, strict=True))
     lines = []
-    peaks = peaks_mb(contest, ("ours", "streamed", *modes) if what == "decode" else ("ours", *modes), options)
     for mode in modes:
-        difference = float((mine - results[mode]).abs().max() / results[mode].abs().max())
-        is_exact = family == "wan" or mode == "whole"
-        if is_exact and difference > ALLOWED:
-            raise SystemExit(f"{contest}: ours differs from diffusers by {difference:.1e}")
-        (our_cpu, our_wall), (cpu, wall) = (
-            [statistics.median(values) for values in zip(*times[name], strict=True)] for name in ("ours", mode)
-        )
-        ratios = [
-            statistics.median(b[i] / a[i] for a, b in zip(times["ours"], times[mode], strict=True)) for i in (0, 1)
-        ]
+        difference = contest.difference(mine, results[mode])
+        if family == "wan" or mode == "whole":
+            contest.refuse_unless_same(name, difference, ALLOWED)
+        compared = contest.compared(times["ours"], times[mode])
         lines.append(
             {
                 "benchmark": "vae",
-                "contest": contest,
+                "contest": name,
                 "peer": f"diffusers {version('diffusers')}, {mode}",
                 "clip": f"{options.frames}x{options.side}x{options.side}",
                 "widths_over": options.divide,
-                "cpu_ratio": round(ratios[0], 2),
-                "wall_ratio": round(ratios[1], 2),
-                "memory_ratio": round(peaks[mode] / peaks["ours"], 2),
-                "ours": {"cpu_s": round(our_cpu, 2), "wall_s": round(our_wall, 2), "peak_mb": round(peaks["ours"])},
-                "theirs": {"cpu_s": round(cpu, 2), "wall_s": round(wall, 2), "peak_mb": round(peaks[mode])},
-                "difference": float(f"{difference:.1e}"),
-                "threads": options.threads,
-                "rounds": options.rounds,
-                "machine": f"{platform.machine()}, torch {torch.__version__}",
+                **contest.with_peaks(compared, peaks["ours"], peaks[mode]),
+                "difference": contest.digits(difference, 2),
+                **contest.facts(options.threads, options.rounds),
             }
         )
         if "streamed" in peaks:
-            lines[-1]["ours"]["streamed_peak_mb"] = round(peaks["streamed"])
+            lines[-1]["ours"]["streamed_peak_mb"] = contest.digits(peaks["streamed"], 3)
     return lines
-
-
-def peaks_mb(contest: str, modes: tuple[str, ...], options: Options) -> dict[str, float]:
-    """Return the peak of each side, from a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        peaks = pool.starmap(peak_mb, [(contest, mode, options) for mode in modes], chunksize=1)
-    return dict(zip(modes, peaks, strict=True))
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    for contest, modes in contests().items():
-        if options.only in ("", contest):
-            for line in measure(contest, modes, options):
+    for name, modes in contests().items():
+        if options.only in ("", name):
+            for line in measure(name, modes, options):
                 print(json.dumps(line), flush=True)
 
 
