@@ -1,4 +1,4 @@
-"""The bundled video model: first windows of four frames, then clips, where one model learns every task.
+"""The bundled video model: windows of four frames, then clips, where one model learns every task; then both again.
 
     mutoscope train recipes/toy/stiv.py --out runs/toy-stiv
 
@@ -6,7 +6,8 @@ Needs the bundled autoencoder and text encoder (autoencoder.py and words.py besi
 compiler for torch.compile. STIV (arXiv 2412.07730) inflates an image model to a video model. Here a window of four
 frames is one slot of tokens: it costs what a picture would and shows motion, too, and nothing needs inflating. The
 clips are left to teach how things move for longer. All along one model learns all tasks, by drawing which frames are
-given. What each choice is worth: docs/decisions/0002-toy-training.md and 0004-fewer-weights.md.
+given. The second round begins where the first ended, with as many scenes again that it has not seen. What each choice
+is worth: docs/decisions/0002-toy-training.md and 0004-fewer-weights.md.
 """
 
 from dataclasses import replace
@@ -21,7 +22,8 @@ from mutoscope.train.recipe import Phase, Recipe
 
 AUTOENCODER = "mutoscope/bundled/autoencoder_toy.safetensors"
 ENCODER = "mutoscope/bundled/words.safetensors"
-LATENTS = "runs/toy-latents"
+LATENTS, MORE_LATENTS = "runs/toy-latents", "runs/toy-latents-2"
+SCENES = 40_000  # in each
 
 ALL_TASKS = GivenMix(none=0.6, first=0.16, first_four=0.06, first_last=0.06, every_second=0.06, random=0.06)
 
@@ -40,7 +42,7 @@ SAMPLING = Sampling(
 def recipe() -> Recipe:
     """Return the run."""
     clips = DiffusionObjective(
-        data=(Latents(LATENTS, repeat=2, most_things=1), Latents(LATENTS)),
+        data=_mostly_one_thing(LATENTS),
         autoencoder=AUTOENCODER,
         encoder=ENCODER,
         process=FlowMatching(LogitNormal(std=1.25), shift=CLIP_SHIFT),
@@ -79,12 +81,22 @@ def recipe() -> Recipe:
         start_from="previous",
     )
     longer = replace(of_clips, name="longer", steps=600, lr=3e-3, warmup_steps=20)
+    slots_again = replace(of_slots, name="slots-again", steps=1912, start_from="previous")
+    twice = replace(clips, data=_mostly_one_thing(LATENTS) + _mostly_one_thing(MORE_LATENTS))
+    clips_again = replace(of_clips, name="tasks-again", objective=twice, steps=1500, warmup_steps=50)
     return Recipe(
         name="toy stiv",
         phases=(
-            Precompute("latents", WorldClips(count=40_000), AUTOENCODER, LATENTS, workers=1),
+            Precompute("latents", WorldClips(SCENES), AUTOENCODER, LATENTS, workers=1),
+            Precompute("more-latents", WorldClips(SCENES, first_seed=SCENES), AUTOENCODER, MORE_LATENTS, workers=1),
             of_slots,
             of_clips,
             longer,
+            slots_again,
+            clips_again,
         ),
     )
+
+
+def _mostly_one_thing(folder: str) -> tuple[Latents, ...]:
+    return Latents(folder, repeat=2, most_things=1), Latents(folder)
