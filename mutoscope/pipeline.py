@@ -3,23 +3,24 @@
     Request --prepare--> Prepared --sample--> latents "B C T H W" --decode--> frames --> Video
 
 `generate` is the three in a row. Validation in training enters there; alignment enters at `sample`, where trajectories
-are seen through `on_step`; a server calls the three by itself, to batch, preview and stop. A clip depends on its own
-request
-alone: its noise is drawn from its seed, whatever else is in the batch.
+are seen through `on_step`; a server calls the three by itself, to batch, preview and stop. `stream` is for one video
+that goes into a file: it is decoded as it is written, and its frames are never all in memory. A clip depends on its
+own request alone: its noise is drawn from its seed, whatever else is in the batch.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -43,7 +44,8 @@ from mutoscope.models.family import Condition, Config, Facts, Family, Reader, Re
 from mutoscope.models.family import load as load_family
 from mutoscope.placement.blocks import return_large_blocks
 from mutoscope.placement.offload import Offload, resident
-from mutoscope.plan import Decoding, Tileable, Way, Workload, choose_decoding
+from mutoscope.placement.quantize import Quantize, quantize_linears, quantized
+from mutoscope.plan import Decoding, Tileable, Way, Workload, choose_decoding, refuse_quantized
 
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "euler": samplers.euler,
@@ -138,6 +140,13 @@ class Prepared:
     noise: Float[Tensor, "B C T H W"]
     grid: Float[Tensor, " N"]
     given: Given | None
+
+
+class Stream(NamedTuple):
+    """A video that is decoded as it is read, anew every time, and the way in which it is."""
+
+    video: Video
+    way: Way
 
 
 class System:
@@ -293,7 +302,9 @@ class System:
         with self.at_work(self.autoencoder):
             return choose_decoding(self.autoencoder, latents.to(dtype_of(self.autoencoder)), asked)
 
-    def decode(self, latents: Float[Tensor, "B C T H W"], way: Way = "exact") -> Iterator[Float[Tensor, "B 3 f H W"]]:
+    def decode(
+        self, latents: Float[Tensor, "B C T H W"], way: Way = "exact"
+    ) -> Generator[Float[Tensor, "B 3 f H W"], None, None]:
         """Yield the frames of the video, a group at a time, in [-1, 1], by the way of `choose_decoding`."""
         dropped = self.family.dropped(self.config)
         if self.family.release is not None:  # those clips are large; small ones take a third longer with it
@@ -309,7 +320,7 @@ class System:
     def generate(
         self, requests: Sequence[Request], on_step: OnStep | None = None, decode: Way | None = None
     ) -> list[Video]:
-        """Generate one video for each request; all requests share their size and sampling settings.
+        """Generate one video for each request, in memory; all requests share their size and sampling settings.
 
         Args:
             requests: what to make.
@@ -319,12 +330,43 @@ class System:
         prepared = self.prepare(requests)
         latents = self.sample(prepared, on_step)
         decoding = self.choose_decoding(latents, decode)
-        groups = [group.float().cpu() for group in self.decode(latents, decoding.way)]
-        videos = (
-            Video.from_tensor(torch.cat([group[index] for group in groups], dim=1), prepared.settings.fps)
-            for index in range(len(requests))
-        )
+        fps = prepared.settings.fps
+        groups = [[_pixels(one) for one in group] for group in self.decode(latents, decoding.way)]
+        videos = (Video.from_array(np.concatenate(own), fps) for own in zip(*groups, strict=True))
         return [replace(video, notices=decoding.notices) for video in videos]
+
+    @torch.inference_mode()
+    def stream(self, request: Request, on_step: OnStep | None = None, decode: Way | None = None) -> Stream:
+        """Sample a video now, and decode it as its frames are read: the same that `generate` makes.
+
+        No more than a group of frames is in memory at once. Arguments as for `generate`.
+        """
+        prepared = self.prepare([request])
+        latents = self.sample(prepared, on_step)
+        settings = prepared.settings
+        size = PixelSize(settings.num_frames, settings.height, settings.width)
+        return self.stream_of(latents, size, settings.fps, decode)
+
+    def stream_of(
+        self, latents: Float[Tensor, "1 C T H W"], size: PixelSize, fps: Fraction, decode: Way | None = None
+    ) -> Stream:
+        """Return the video that latents of one clip stand for, which is decoded as its frames are read.
+
+        Args:
+            latents: from `sample`.
+            size: of the video; frames that the latents have after these are not shown.
+            fps: frames a second.
+            decode: see `generate`.
+        """
+        decoding = self.choose_decoding(latents, decode)
+
+        @torch.inference_mode()  # a group at a time, and not while the reader works
+        def frames() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+            with closing(self.decode(latents, decoding.way)) as groups:
+                yield from islice((frame for group in groups for frame in _pixels(group[0])), size.num_frames)
+
+        video = Video.from_frames(frames, size.height, size.width, fps, size.num_frames)
+        return Stream(replace(video, notices=decoding.notices), decoding.way)
 
     @torch.no_grad()
     def _encode(self, pictures: UInt8[np.ndarray, "B T H W 3"]) -> Float[Tensor, "B C T h w"]:
@@ -335,6 +377,10 @@ class System:
     def at_work(self, component: object) -> AbstractContextManager[None]:
         """Have a component on the device, for those that live elsewhere."""
         return nullcontext() if self.offload_to is None else resident(cast(nn.Module, component), self.offload_to)
+
+
+def _pixels(group: Float[Tensor, "3 f H W"]) -> UInt8[np.ndarray, "f H W 3"]:
+    return Video.from_tensor(group, 1).array()
 
 
 def refuse_given(family: Family, name: str, frames: Sequence[int]) -> None:
@@ -516,17 +562,29 @@ def outline(name: str) -> Outline:
     return Outline(name, family, preset, family.presets[preset], size, sampling, None)
 
 
-def workload(found: Outline, request: Request, *, has_image: bool) -> Workload:
+def workload(
+    found: Outline,
+    request: Request,
+    *,
+    has_image: bool,
+    on_cpu: bool = False,
+    decode: Way | None = None,
+    quantize: Quantize | None = None,
+) -> Workload:
     """Say what a request comes to, before anything is loaded.
 
     Args:
         found: the model.
         request: what was asked; its prompt and its pictures do not matter.
         has_image: whether a picture will be given.
+        on_cpu: whether it will run on a CPU.
+        decode: how; see `System.generate`.
+        quantize: see `load`.
 
     Raises:
-        RequestError: neither the request nor the model says a size.
+        RequestError: neither the request nor the model says a size, or the model has no layers to quantise.
     """
+    refuse_quantized(found.family, found.name, quantize)
     size, own, release = found.size, found.sampling, found.release
     sides = {"num_frames": request.num_frames, "height": request.height, "width": request.width}
     if missing := [name for name, side in sides.items() if side is None and size is None]:
@@ -543,10 +601,17 @@ def workload(found: Outline, request: Request, *, has_image: bool) -> Workload:
         len(found.family.guidance_around(found.config, _guidance(own, request)).weights(has_image and is_held)),
         text_tokens=release.text_tokens if release else TEXT_TOKENS,
         dtype=torch.bfloat16 if release else torch.float32,
-        autoencoder_dtype=release.autoencoder_dtype if release else torch.float32,
+        autoencoder_dtype=_autoencoder_dtype(release, on_cpu=on_cpu) if release else torch.float32,
         encoder_parameters=release.encoder_parameters if release else 0,
         parameters=found.family.parameters[str(found.preset)] if found.path is None else found.path.stat().st_size // 4,
+        decode=decode,
+        quantize=quantize,
     )
+
+
+def _autoencoder_dtype(release: Release, *, on_cpu: bool) -> torch.dtype:
+    """Return the type in which a published autoencoder runs here: on a CPU, where half precision is slow, float32."""
+    return torch.float32 if on_cpu else release.autoencoder_dtype
 
 
 def _outline_of_file(name: str, path: Path, preset: str | None) -> Outline:
@@ -575,6 +640,7 @@ def load(
     published: str | None = None,
     offload: Offload = "none",
     template: Path | None = None,
+    quantize: Quantize | None = None,
 ) -> System:
     """Load a model with its autoencoder and text encoder.
 
@@ -589,14 +655,16 @@ def load(
             with everything, or the network alone, for which the rest comes from the hub.
         offload: "component" keeps network, autoencoder and text encoder off the device but for the one that is used.
         template: for published models that put a template around a prompt, a file with it, if not the usual one.
+        quantize: "fp8" keeps the weights of the network's linear layers in eight bits; see `placement.quantize`.
 
     Raises:
-        RequestError: there is no such model, or its template is not to be had.
+        RequestError: there is no such model, its template is not to be had, or it has no layers to quantise.
         WeightsError: there are no weights for it, or they are damaged.
         MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
     """
     device = torch.device(device or best_device())
     found = outline(name)
+    refuse_quantized(found.family, name, quantize)
     if found.path is None:
         if found.release is None:
             raise _no_weights(name)
@@ -604,18 +672,20 @@ def load(
         if published is not None and (Path(published) / "vae").is_dir():
             everything = published
         places = Places(published or everything, everything, everything)
-        return load_published(found, found.release, places, device, offload, template)
+        return load_published(found, found.release, places, device, offload, template, quantize)
     for option, value in (("weights", published), ("template", template)):
         if value is not None:
             raise RequestError(f"{name} was not published by others, so --{option} does not go with it. Leave it out.")
-    return _load_own(found, found.path, device, offload)
+    return _load_own(found, found.path, device, offload, quantize)
 
 
-def _load_own(found: Outline, path: Path, device: torch.device, offload: Offload) -> System:
+def _load_own(found: Outline, path: Path, device: torch.device, offload: Offload, quantize: Quantize | None) -> System:
     """Load what training wrote."""
     tensors, _ = weights.read(path)
     network = found.family.network(found.config)
     weights.load_into(network, tensors, source=str(path))
+    if quantize is not None:
+        quantize_linears(network, found.family.quantized)
     files = path, _beside(path, AUTOENCODER), _beside(path, ENCODER)
     parts = network, found.family.autoencoder.load(files[1]), found.family.encoder.load(files[2])
     home = device if offload == "none" else torch.device("cpu")
@@ -635,9 +705,15 @@ def _load_own(found: Outline, path: Path, device: torch.device, offload: Offload
 
 
 def load_published(
-    found: Outline, release: Release, places: Places, device: torch.device, offload: Offload, template: Path | None
+    found: Outline,
+    release: Release,
+    places: Places,
+    device: torch.device,
+    offload: Offload,
+    template: Path | None,
+    quantize: Quantize | None = None,
 ) -> System:
-    """Load what others published, in bfloat16, straight onto the device where it will live.
+    """Load what others published, in bfloat16 or less, straight onto the device where it will live.
 
     Args:
         found: the model.
@@ -646,6 +722,7 @@ def load_published(
         device: where to run.
         offload: see `load`.
         template: see `load`.
+        quantize: see `load`; a weight is quantised when it is read, so the whole is nowhere in bfloat16.
 
     Raises:
         RequestError: its template is not to be had.
@@ -660,10 +737,12 @@ def load_published(
         network = found.family.network(found.config).to(torch.bfloat16)
     keys = found.family.keys(found.config)
     match = layouts.recognise(checkpoint, layouts.headers_of(network), keys, what=found.name)
+    if quantize is not None:
+        match = quantized(match, quantize_linears(network, found.family.quantized))
     encoder = _remembering(reader, folders.bring(places.readers, places.read), places.read, home)
     autoencoder = found.family.autoencoder.load(folders.bring(places.autoencoder, layouts.FOLDERS["autoencoder"]))
     layouts.fill(network, match, home)
-    autoencoder.to(home, torch.float32 if device.type == "cpu" else release.autoencoder_dtype)
+    autoencoder.to(home, _autoencoder_dtype(release, on_cpu=device.type == "cpu"))
     for part in (network, autoencoder):
         part.eval().requires_grad_(False)
     assert found.size is not None

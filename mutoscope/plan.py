@@ -17,7 +17,7 @@ Time is another matter. `floor_s` is what the device would need if every product
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -36,6 +36,7 @@ from mutoscope.core.errors import RequestError
 from mutoscope.encoders.base import TextTokens
 from mutoscope.models.family import Facts, Family
 from mutoscope.placement.offload import Offload, resident
+from mutoscope.placement.quantize import Quantize, num_parameters, quantize_linears
 
 CALLS = MappingProxyType({"euler": (1, 0), "heun": (2, -1), "adams_bashforth": (1, 0)})  # of the network: a * steps + b
 SUSTAINED = 0.8  # of the printed speed, by large products in bfloat16: 790 of 989 TFLOP/s on an H200
@@ -43,7 +44,6 @@ REACHED = 0.65  # of the printed speed, by the best published systems over a who
 REACHED_BY_CONVOLUTIONS = 0.3  # our guess; published decoders reach less, but also do their work twice
 SMALLER = (1, 3 / 4, 2 / 3, 1 / 2, 1 / 3)  # of each side, to look for a size that fits
 SHORTER = (1, 1 / 2, 1 / 4)  # of the frames
-IN_TILES = "decoded in the published tiles"  # how a notice begins that says so
 Way = Literal["exact", "tiled"]  # of decoding
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 WORTH_COUNTING = 1e13  # FLOPs; less takes seconds, and counting would make up a good part of that
@@ -110,6 +110,10 @@ class Workload:
         encoder_parameters: of what encodes the prompt; it is not counted here, since it may not be ours.
         parameters: of the network, about, where they are known without building it.
         decode: how to decode; exactly if it fits, else in tiles, if not given.
+        quantize: how the weights of the network's linear layers are kept; in `dtype` if not given.
+        window: latent frames that the network sees at once; all, if not given.
+        windows: of so many frames, for each of which the network is called at every evaluation.
+        encoded: frames of the video's size that are encoded before sampling.
     """
 
     family: Family
@@ -124,12 +128,16 @@ class Workload:
     encoder_parameters: int = 0
     parameters: int | None = None
     decode: Way | None = None
+    quantize: Quantize | None = None
+    window: int | None = None
+    windows: int = 1
+    encoded: int = 0
 
     @property
     def num_calls(self) -> int:
         """Calls of the network for one video."""
         slope, start = CALLS[self.sampler or self.family.sampling.sampler]
-        return slope * self.num_steps + start
+        return self.windows * (slope * self.num_steps + start)
 
     @property
     def num_steps(self) -> int:
@@ -197,8 +205,8 @@ class Plan:
         workload: what was asked.
         hardware: on which device.
         num_devices: how many of them.
-        tokens: of the video.
-        encoder, network, autoencoder: the components.
+        tokens: of the video, or of one window of it.
+        encoder, network, autoencoder: the components; of the network one call is counted.
         tiled: the autoencoder when it decodes in tiles, if it can.
     """
 
@@ -233,6 +241,11 @@ class Plan:
             return max(part.weight_bytes + self.work_bytes(part) for part in parts)
         return sum(part.weight_bytes for part in parts) + max(map(self.work_bytes, parts))
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Weights of all components, which wait beside the device where they take turns on it."""
+        return sum(part.weight_bytes for part in self.parts)
+
     def least_bytes(self, offload: Offload) -> int:
         """Return the same for the way to decode that was asked for, or else for the one that takes less."""
         ways: tuple[Way, ...] = ("exact", "tiled") if self.workload.decode is None else (self.workload.decode,)
@@ -262,7 +275,7 @@ class Plan:
 
     @property
     def decode_s(self) -> float:
-        """Seconds of decoding, by our estimate."""
+        """Seconds of decoding, and of encoding what is known before, by our estimate."""
         count = self.autoencoder.count
         plain = (count.flops - count.convolution_flops) / REACHED
         return (plain + count.convolution_flops / REACHED_BY_CONVOLUTIONS) / self.hardware.flops
@@ -314,14 +327,17 @@ def refuse_unless_it_fits(
         """Return the largest size about as wide and as long that fits; None if none does."""
         return _largest_that_fits(sizes, lambda size: made(size).least_bytes(offload), available)
 
+    def may_wait(made: Plan) -> bool:
+        """Say whether all components have room in the machine beside the device."""
+        return host is not None and made.waiting_bytes <= host
+
     sizes = _smaller_sizes(workload, autoencoder)
     asked = made(workload.size)
-    waiting = sum(part.weight_bytes for part in asked.parts)
     used: Offload = "none" if host is None else offload
-    if used == "component" and host is not None and waiting > host:
+    if used == "component" and host is not None and not may_wait(asked):
         raise RequestError(
-            f"{name} with --offload component needs {spell_bytes(waiting)} of the machine's memory, you have "
-            f"{spell_bytes(host)}: leave it out, or use a machine with more. --force tries it anyway."
+            f"{name} with --offload component needs {spell_bytes(asked.waiting_bytes)} of the machine's memory, you "
+            f"have {spell_bytes(host)}: leave it out, or use a machine with more. --force tries it anyway."
         )
     if asked.least_bytes(used) <= available:
         return
@@ -329,11 +345,18 @@ def refuse_unless_it_fits(
     ways = [f"use {spell(smaller)}"] if smaller else []
     if asked.peak_bytes(used, "tiled") <= available:
         ways.append("leave out --decode exact")
-    if used == "none" and host is not None and waiting <= host:
+    if used == "none" and may_wait(asked):
         if asked.least_bytes("component") <= available:
             ways.append("add --offload component")
         elif (parted := largest("component")) not in (None, smaller):
             ways.append(f"use {spell(parted)} with --offload component")
+    if workload.quantize is None and workload.family.quantized:
+        lighter = replace(workload, quantize="fp8")
+        light = _plan(lighter, cpu(1, available), 1, *_modules(lighter))
+        if light.least_bytes(used) <= available:
+            ways.append("add --quantize fp8")
+        elif used == "none" and may_wait(light) and light.least_bytes("component") <= available:
+            ways.append("add --offload component --quantize fp8")
     remedy = ", or ".join(ways) or "no size of it fits; use a device with more memory, or a smaller model"
     raise RequestError(
         f"{name} at {spell(workload.size)} needs {spell_bytes(asked.least_bytes(used))}, you have "
@@ -359,6 +382,16 @@ def refuse_tiles(family: Family, name: str, decode: Way | None) -> None:
         raise RequestError(f"{name} decodes exactly and not in tiles. Leave out --decode tiled.")
 
 
+def refuse_quantized(family: Family, name: str, quantize: Quantize | None) -> None:
+    """Refuse eight bits where a family, which a model `name` is of, has no layers for them.
+
+    Raises:
+        RequestError: see above.
+    """
+    if quantize is not None and not family.quantized:
+        raise RequestError(f"No layers of {name} are known to bear eight bits. Leave out --quantize {quantize}.")
+
+
 def choose_decoding(
     autoencoder: Autoencoder, latents: Tensor, asked: Way | None = None, *, available: int | None = None
 ) -> Decoding:
@@ -375,18 +408,11 @@ def choose_decoding(
     module, likeness = cast(nn.Module, autoencoder), torch.empty_like(latents, device="meta")
     with resident(module, "meta"):
         needed = _decode(autoencoder, likeness).peak_bytes
-    available = _room(latents.device) if available is None else available
+    available = available_bytes(latents.device) if available is None else available
     if needed <= available:
         return Decoding("exact")
     told = f"exactly takes {spell_bytes(needed)}, and there are {spell_bytes(available)}"
-    return Decoding("tiled", (f"{IN_TILES}, which changes the picture a little: {told}",))
-
-
-def _room(device: torch.device) -> int:
-    """Return what a device can give, with what torch keeps there of memory that was given back."""
-    module = torch.get_device_module(device)
-    kept = module.memory_reserved(device) - module.memory_allocated(device) if hasattr(module, "memory_reserved") else 0
-    return available_bytes(device) + kept
+    return Decoding("tiled", (f"decoded in the published tiles, which changes the picture a little: {told}",))
 
 
 def spell(size: Size) -> str:
@@ -493,22 +519,27 @@ def _modules(workload: Workload) -> tuple[nn.Module, Any]:
     """Build network and autoencoder without their numbers."""
     with torch.device("meta"):
         network, autoencoder = workload.family.network(workload.config), workload.family.autoencoder()
-    return network.to(workload.dtype), autoencoder.to(workload.autoencoder_dtype)
+    network.to(workload.dtype)
+    if workload.quantize is not None:
+        quantize_linears(network, workload.family.quantized)
+    return network, autoencoder.to(workload.autoencoder_dtype)
 
 
 def _plan(workload: Workload, hardware: Hardware, num_devices: int, network: nn.Module, autoencoder: Any) -> Plan:
     shape = _latents(workload, autoencoder)
+    seen = shape._replace(t=workload.window or shape.t)
     latents = torch.empty(1, *shape, device="meta", dtype=workload.autoencoder_dtype)
+    encoding = _encode(workload, autoencoder)
     encoder_bytes = workload.encoder_parameters * workload.dtype.itemsize
     return Plan(
         workload,
         hardware,
         num_devices,
-        _tokens(workload, autoencoder),
+        _tokens(workload, seen),
         Part("text encoder", workload.encoder_parameters, encoder_bytes, NOTHING),
-        _part("network", network, _forward(workload, network, shape)),
-        _part("autoencoder", autoencoder, _decode(autoencoder, latents)),
-        _part("autoencoder, in tiles", autoencoder, _decode_tiled(autoencoder, latents))
+        _part("network", network, _forward(workload, network, seen)),
+        _part("autoencoder", autoencoder, _in_turn(encoding, _decode(autoencoder, latents))),
+        _part("autoencoder, in tiles", autoencoder, _in_turn(encoding, _decode_tiled(autoencoder, latents)))
         if issubclass(workload.family.autoencoder, Tileable)
         else None,
     )
@@ -526,8 +557,7 @@ def _most_tokens(workload: Workload) -> int:
     return _extent_of(workload.size) // 64
 
 
-def _tokens(workload: Workload, autoencoder: Autoencoder) -> int:
-    shape = _latents(workload, autoencoder)
+def _tokens(workload: Workload, shape: LatentShape) -> int:
     frames, rows, columns = workload.config.patch_size
     return (shape.t // frames) * (shape.h // rows) * (shape.w // columns)
 
@@ -543,9 +573,10 @@ def _latents(workload: Workload, autoencoder: Autoencoder) -> LatentShape:
 def _smaller_sizes(workload: Workload, autoencoder: Autoencoder) -> list[Size]:
     """Return legal sizes of about the same shape, the least first."""
     num_frames, height, width = workload.size
+    lengths = SHORTER if workload.window is None else (1,)  # a video that is made in windows is as long as it must be
     sizes = {
         autoencoder.nearest_size(round(num_frames * part), round(height * side), round(width * side), workload.patch)
-        for part in SHORTER
+        for part in lengths
         for side in SMALLER
     }
     return sorted(sizes, key=_extent_of)
@@ -566,7 +597,7 @@ def _extent_of(size: Size) -> int:
 
 
 def _forward(workload: Workload, network: nn.Module, shape: Sequence[int]) -> Count:
-    """Count one call of the network: all branches at once, as guidance makes it."""
+    """Count one call of the network for latents of a shape: all branches at once, as guidance makes it."""
     batch, config = workload.batch, workload.config
     text = TextTokens(  # real tensors, which are small: conditions read lengths off the mask
         torch.zeros(batch, workload.text_tokens, config.text_dim, dtype=workload.dtype),
@@ -579,6 +610,23 @@ def _forward(workload: Workload, network: nn.Module, shape: Sequence[int]) -> Co
     x = torch.empty(batch, config.latent_channels, *shape[1:], device="meta", dtype=workload.dtype)
     t = torch.empty(batch, device="meta")
     return count(lambda: network(x, t, condition.to("meta")), [network])
+
+
+def _encode(workload: Workload, autoencoder: Any) -> Count:
+    """Count the encoding of what is known before sampling."""
+    if not workload.encoded:
+        return NOTHING
+    _, height, width = workload.size
+    shape = 1, 3, workload.encoded, height, width
+    dtype = workload.autoencoder_dtype
+    return count(lambda: autoencoder.encode(torch.empty(shape, device="meta", dtype=dtype)), [autoencoder])
+
+
+def _in_turn(one: Count, other: Count) -> Count:
+    """Count two runs, one after the other."""
+    peak = max(one.peak_bytes, other.peak_bytes)
+    sums = (getattr(one, field.name) + getattr(other, field.name) for field in fields(Count))
+    return replace(Count(*sums), peak_bytes=peak)
 
 
 def _decode(autoencoder: Any, latents: Tensor) -> Count:
@@ -628,5 +676,4 @@ def _decode_tiled(autoencoder: Any, latents: Tensor) -> Count:
 
 def _part(name: str, module: nn.Module, count: Count) -> Part:
     tensors = [*module.parameters(), *module.buffers()]
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Part(name, parameters, sum(tensor.nbytes for tensor in tensors), count)
+    return Part(name, num_parameters(module), sum(tensor.nbytes for tensor in tensors), count)

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from mutoscope.autoencoders import hunyuan as hunyuan_autoencoder
+from mutoscope.autoencoders.base import Size as PixelSize
 from mutoscope.autoencoders.hunyuan import HunyuanAutoencoder
 from mutoscope.core import weights
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.encoders.base import TextTokens
-from mutoscope.models import hunyuan, hunyuan_i2v
+from mutoscope.models import hunyuan, hunyuan_i2v, stiv
 from mutoscope.models.family import Family
 from mutoscope.pipeline import Request, Size, System, load, outline, tell_licence, workload
+from mutoscope.plan import Way
 from tests.published_toy import publish
 from tests.toy_system import toy_system
 
@@ -89,6 +91,41 @@ def test_video_has_the_size_and_rate_that_were_asked_for(system: System) -> None
     (video,) = system.generate([Request("a red circle", num_frames=6, height=48, width=16, fps=Fraction(12), steps=1)])
     assert video.array().shape == (6, 48, 16, 3)
     assert video.fps == 12
+
+
+def test_stream_is_what_generate_makes_and_can_be_read_again() -> None:
+    system, request = published_system(hunyuan.FAMILY, "tiny"), Request("a kite", num_frames=13, steps=1)
+    (whole,) = system.generate([request])
+    video, way = system.stream(request)
+    assert (video.num_frames, video.height, video.width, video.fps, way) == (13, 32, 32, 24, "exact")
+    assert np.array_equal(video.array(), whole.array()) and np.array_equal(video.array(), whole.array())
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_frames_are_decoded_as_they_are_read_and_none_that_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    system, made, closed = published_system(hunyuan.FAMILY, "tiny"), [], []
+    decode = system.decode
+
+    def watched(latents: torch.Tensor, way: Way) -> Iterator[torch.Tensor]:
+        try:
+            for group in decode(latents, way):
+                for part in group.split(4, dim=2):  # this clip is so small that it would come as one
+                    made.append(part.shape[2])
+                    yield part
+        finally:
+            closed.append(sum(made))
+
+    monkeypatch.setattr(system, "decode", watched)
+    video, _ = system.stream(Request("a kite", num_frames=13, steps=1))
+    assert made == []
+    for shown, _ in enumerate(video.frames(), 1):
+        assert sum(made) - made[-1] < shown <= sum(made)  # not one group ahead of the reader
+        assert not torch.is_inference_mode_enabled()
+    assert closed == [13] and len(made) > 2
+    made.clear()
+    latents = latents_of(system, Request("a kite", num_frames=13, steps=1))
+    assert len(system.stream_of(latents, PixelSize(3, 32, 32), Fraction(24)).video.array()) == 3
+    assert closed[1:] == [sum(made)] and sum(made) < 13  # the decoder was let go of, and asked for no more
 
 
 def test_groups_of_frames_are_the_whole_clip(system: System) -> None:
@@ -199,6 +236,20 @@ def test_workload_is_that_of_the_request_and_of_the_model_where_it_says_nothing(
     assert work.size == (system.size.num_frames, 128, system.size.width)
     assert (work.num_steps, work.batch, work.sampler) == (7, 3, system.sampling.sampler)
     assert work.dtype == torch.float32
+
+
+def test_published_autoencoder_is_planned_for_a_cpu_in_the_type_in_which_it_is_loaded_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = publish(tmp_path / "film", monkeypatch)
+    assert family.release is not None
+    half = replace(family.release, autoencoder_dtype=torch.float16)
+    monkeypatch.setattr(stiv, "FAMILY", replace(family, release=half))
+    found = outline("stiv/tiny")
+    there, here = (workload(found, Request(""), has_image=False, on_cpu=on_cpu) for on_cpu in (False, True))
+    assert (there.autoencoder_dtype, here.autoencoder_dtype) == (torch.float16, torch.float32)
+    loaded = cast(torch.nn.Module, load("stiv/tiny", "cpu").autoencoder)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {here.autoencoder_dtype}
 
 
 def test_outline_of_a_model_is_known_without_its_weights() -> None:

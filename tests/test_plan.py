@@ -202,6 +202,45 @@ def test_components_cannot_wait_where_there_is_no_room_for_them(made: plan.Plan)
         refuse_unless_it_fits(GREAT, available, "component", "it", host=None)
 
 
+BEARS = replace(GREAT, family=replace(GREAT.family, quantized=("blocks.",)), size=Size(9, 64, 64), encoder_parameters=0)
+
+
+def test_eight_bits_are_counted_and_the_work_is_the_same() -> None:
+    work = replace(BEARS, config=replace(BEARS.config, depth=3))
+    plain, small = (plan.plan(one, H200) for one in (work, replace(work, quantize="fp8")))
+    with torch.device("meta"):
+        network = work.family.network(work.config)
+    inside = [layer for name, layer in network.named_modules() if name.startswith("blocks.")]
+    linears = [layer for layer in inside if isinstance(layer, nn.Linear)]
+    saved = sum(linear.weight.numel() for linear in linears) * (torch.bfloat16.itemsize - 1) - 4 * len(linears)
+    assert plain.network.weight_bytes - small.network.weight_bytes == saved > 0
+    assert small.network.parameters == plain.network.parameters
+    assert small.network.count.flops == plain.network.count.flops
+    assert small.network.count.moved_bytes > plain.network.count.moved_bytes  # weights are made at every call
+
+
+def test_eight_bits_are_proposed_where_they_fit() -> None:
+    work = replace(BEARS, config=replace(BEARS.config, depth=12))
+    plain, small = (plan.plan(one, H200) for one in (work, replace(work, quantize="fp8")))
+    assert small.peak_bytes("none") < plain.peak_bytes("component")
+    with pytest.raises(RequestError, match="add --quantize fp8"):
+        refuse_unless_it_fits(work, small.peak_bytes("none"), "none", "it")
+    with pytest.raises(RequestError, match="add --offload component --quantize fp8"):
+        refuse_unless_it_fits(work, small.peak_bytes("component"), "none", "it", host=small.waiting_bytes)
+    for one, available in ((work, 1000), (replace(work, quantize="fp8"), small.peak_bytes("none") - 1)):
+        with pytest.raises(RequestError, match="it at 64x64x9 needs") as error:
+            refuse_unless_it_fits(one, available, "none", "it")
+        assert "--quantize" not in str(error.value)
+    refuse_unless_it_fits(replace(work, quantize="fp8"), small.peak_bytes("none"), "none", "it")
+
+
+def test_eight_bits_are_refused_where_no_layer_bears_them() -> None:
+    with pytest.raises(RequestError, match=r"No layers of it are known to bear eight bits\. Leave out --quantize fp8"):
+        plan.refuse_quantized(GREAT.family, "it", "fp8")
+    plan.refuse_quantized(GREAT.family, "it", None)
+    plan.refuse_quantized(BEARS.family, "it", "fp8")
+
+
 class Tiles(Squares):
     """The same, which also decodes in tiles and then needs nothing worth speaking of."""
 
@@ -264,7 +303,7 @@ def test_exact_decoding_is_chosen_where_it_fits() -> None:
         chosen = plan.choose_decoding(autoencoder, latents, available=10**5)
     assert chosen.way == "tiled"
     assert len(chosen.notices) == 1
-    assert chosen.notices[0].startswith(plan.IN_TILES)
+    assert chosen.notices[0].startswith("decoded in the published tiles, which changes the picture a little")
     assert chosen.notices[0].endswith("and there are 0.1 MB")
     assert all(own.device.type == "cpu" for own in autoencoder.parameters())
     assert plan.choose_decoding(autoencoder, latents, "exact", available=0) == plan.Decoding("exact")

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from mutoscope import plan
 from mutoscope.apps import cli, jobs
 from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.autoencoders import hunyuan as autoencoders
@@ -27,7 +28,8 @@ from mutoscope.encoders import llm
 from mutoscope.encoders.llm import LlamaClip, LlavaClip, Published
 from mutoscope.models import hunyuan, hunyuan_i2v
 from mutoscope.models.family import Clips, Family
-from mutoscope.pipeline import Request, System, load, tell_licence
+from mutoscope.pipeline import Request, System, load, outline, tell_licence, workload
+from mutoscope.placement.quantize import E4M3, Float8Linear, dequantize, quantized_keys
 
 pytest.importorskip("transformers")
 from tests.encoders.hub_folders import write_clip, write_llama, write_llava
@@ -276,3 +278,75 @@ def test_template_of_another_model_is_refused_before_anything_is_read(
         generate(job("contentv", picture=False, force=True), quiet=True)
     with pytest.raises(RequestError, match="--template does not go with it"):
         generate(job("stiv/toy", picture=False), quiet=True)
+
+
+QUANTISED = {"hunyuan": "", "hunyuan-i2v": "base."}  # what stands before the names of their blocks
+
+
+@pytest.mark.parametrize("model", list(QUANTISED))
+def test_eight_bits_are_the_network_of_the_numbers_that_they_stand_for(model: str, folders: Path) -> None:
+    template = folders / ("video_i2v.txt" if "i2v" in model else "video.txt")
+    small = load(model, "cpu", template=template, quantize="fp8")
+    plain = system_of(model, folders)
+    layers = {name: layer for name, layer in small.network.named_modules() if isinstance(layer, Float8Linear)}
+    assert {name.removeprefix(QUANTISED[model]).split(".")[0] for name in layers} == {"doubles", "singles"}
+    picture = np.random.default_rng(1).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    request = Request(PROMPT, given={0: picture} if "i2v" in model else {}, steps=2)
+    with torch.no_grad():
+        as_published = plain.sample(plain.prepare([request]))
+        for name, layer in layers.items():
+            linear = plain.network.get_submodule(name)
+            assert isinstance(linear, torch.nn.Linear)
+            meant, step = dequantize(layer.bits, layer.scale, torch.bfloat16), 2.0**-9 * layer.scale
+            error, bound = (meant - linear.weight).abs().float(), (linear.weight.abs() / 15).clamp_min(step)
+            assert (error <= bound).all()  # a sixteenth, and the rounding of bfloat16
+            linear.weight.copy_(meant)
+        known, found = (system.sample(system.prepare([request])) for system in (plain, small))
+    assert torch.equal(found, known)
+    assert 0 < (found - as_published).norm() < 0.5 * as_published.norm()
+
+
+@pytest.mark.parametrize("quantize", [None, "fp8"])
+def test_plan_counts_the_bytes_that_a_loaded_network_has(quantize: Literal["fp8"] | None, folders: Path) -> None:
+    network = load("hunyuan", "cpu", template=folders / "video.txt", quantize=quantize).network
+    work = workload(outline("hunyuan"), Request(""), has_image=False, on_cpu=True, quantize=quantize)
+    made = plan.plan(work, plan.HARDWARE["h200"])
+    assert made.network.weight_bytes == sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    assert made.network.parameters == 171_152 + (16 - 12) * (32 + 32)  # of `tiny`, with text four numbers wider
+
+
+def test_published_file_of_eight_bits_keeps_them(folders: Path, tmp_path: Path) -> None:
+    template = folders / "video.txt"
+    own = load("hunyuan", "cpu", template=template, quantize="fp8").network
+    names = [name for name, layer in own.named_modules() if isinstance(layer, Float8Linear)]
+    keys = list(quantized_keys(hunyuan.keys(BASE)["official"], names))
+    theirs = weights.to_theirs(own.state_dict(), keys)
+    scales = {name: theirs.pop(name) for key in keys for name in key.theirs if key.ours.endswith(".scale")}
+    for name in scales:
+        theirs[f"{name}.weight"] = theirs[f"{name}.weight"].view(E4M3)
+    torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states_fp8.pt")
+    torch.save(scales, tmp_path / "mp_rank_00_model_states_fp8_map.pt")
+    published = str(tmp_path / "mp_rank_00_model_states_fp8.pt")
+    again = load("hunyuan", "cpu", template=template, published=published, quantize="fp8").network
+    wide = load("hunyuan", "cpu", template=template, published=published).network
+    assert not any(isinstance(layer, Float8Linear) for layer in wide.modules())
+    for name in names:
+        first, second = own.get_submodule(name), again.get_submodule(name)
+        assert isinstance(first, Float8Linear) and isinstance(second, Float8Linear)
+        assert torch.equal(first.bits, second.bits)
+        torch.testing.assert_close(first.scale, second.scale, rtol=2**-7, atol=0)
+
+
+def test_command_line_quantises_and_the_sidecar_says_so(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["mutoscope", "generate", PROMPT, "--model", "hunyuan", "--steps", "1", "--device", "cpu"]
+    words += ["--template", str(folders / "video.txt"), "--out", str(tmp_path / "small.mp4"), "--quantize", "fp8"]
+    monkeypatch.setattr("sys.argv", words)
+    cli.main()
+    command: list[Any] = sidecar(tmp_path / "small.mp4")["command"]
+    assert command[command.index("--quantize") + 1] == "fp8"
+    command[command.index("--out") + 1] = str(tmp_path / "again.mp4")
+    monkeypatch.setattr("sys.argv", command)
+    cli.main()
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "small.mp4").read_bytes()

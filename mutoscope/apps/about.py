@@ -1,7 +1,6 @@
 """What is known of a model without its weights, printed: all of them, one of them, and what a video would cost."""
 
 import os
-from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -14,7 +13,9 @@ from mutoscope.models.family import Family, families
 from mutoscope.models.family import load as load_family
 from mutoscope.pipeline import BUNDLED, Outline, Request, outline, workload
 from mutoscope.placement.offload import Offload
-from mutoscope.plan import HARDWARE, Hardware, Part, Plan, Way, spell, spell_bytes
+from mutoscope.placement.quantize import Quantize
+from mutoscope.plan import HARDWARE, Hardware, Part, Plan, Way, Workload, spell, spell_bytes
+from mutoscope.tasks import avatar
 
 # What shares a device and how it decodes, in the order in which they change less; and how a user is told.
 WAYS: tuple[tuple[Offload, Way, str], ...] = (
@@ -52,7 +53,7 @@ def print_info(name: str) -> None:
     """
     found = outline(name)
     table = _table(f"{found.family.name}/{found.preset}" if found.preset else name)
-    made = None if found.size is None else plan.plan(workload(found, Request(""), has_image=False), HARDWARE["h200"])
+    made = None if found.size is None else plan.plan(_workload(found, Request("")), HARDWARE["h200"])
     if made is None or found.size is None:
         with torch.device("meta"):
             network = found.family.network(found.config)
@@ -72,7 +73,15 @@ def print_info(name: str) -> None:
     Console().print(table)
 
 
-def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, has_image: bool) -> None:
+def print_plan(
+    name: str,
+    request: Request,
+    hardware: str,
+    num_devices: int,
+    *,
+    has_image: bool,
+    quantize: Quantize | None = None,
+) -> None:
     """Print what a video costs on some devices.
 
     Args:
@@ -81,22 +90,26 @@ def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, 
         hardware: a name of `plan.HARDWARE`, or "cpu" for this machine.
         num_devices: how many.
         has_image: whether a picture will be given.
+        quantize: see `pipeline.load`.
     """
     found = outline(name)
-    work = workload(found, request, has_image=has_image)
-    if hardware == "cpu":
-        work = replace(work, autoencoder_dtype=torch.float32)  # as `load` has it there
+    work = _workload(found, request, has_image=has_image, on_cpu=hardware == "cpu", quantize=quantize)
     made = plan.plan(work, _hardware(hardware), num_devices)
     device = made.hardware
-    table = _table(f"{name} at {spell(work.size)} on {num_devices} x {device.name}, {spell_bytes(device.memory_bytes)}")
+    kept = f" in {quantize}" if quantize else ""
+    there = f"{num_devices} x {device.name}, {spell_bytes(device.memory_bytes)}"
+    table = _table(f"{name}{kept} at {spell(work.size)} on {there}")
     flops = made.network.count
     total = flops.flops * work.num_calls
+    coding = "to encode the picture and to decode" if work.encoded else "to decode"
     table.add_row("parameters", _parameters(made))
-    table.add_row("tokens", f"{made.tokens:,} of video, {work.text_tokens} of text, in a batch of {work.batch}")
+    windows = f" in each of {work.windows} windows" if work.windows > 1 else ""
+    text = f"{work.text_tokens} of text, in a batch of {work.batch}"
+    table.add_row("tokens", f"{made.tokens:,} of video{windows}, {text}")
     table.add_row(
         "FLOPs",
         f"{_flops(made.step_flops)} a step, {flops.attention_flops / flops.flops:.0%} of it attention; "
-        f"{_flops(total)} in {work.num_steps} steps; {_flops(made.autoencoder.count.flops)} to decode",
+        f"{_flops(total)} in {work.num_steps} steps; {_flops(made.autoencoder.count.flops)} {coding}",
     )
     table.add_row(
         "bytes",
@@ -109,7 +122,7 @@ def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, 
     table.add_row(
         "time",
         f"{_seconds(made.floor_s)} at least; {_seconds(made.expected_s)} expected, {_seconds(made.decode_s)} of it "
-        f"to decode, and {_seconds((made.expected_s - made.decode_s) / work.num_steps)} a step",
+        f"{coding}, and {_seconds((made.expected_s - made.decode_s) / work.num_steps)} a step",
     )
     Console().print(table)
     fitting = [words for offload, way, words in WAYS if made.peak_bytes(offload, way) <= device.memory_bytes]
@@ -118,6 +131,20 @@ def print_plan(name: str, request: Request, hardware: str, num_devices: int, *, 
         Console().print(f"It does not fit {device.name}, not even {tried}.")
     elif fitting[0]:
         Console().print(f"It fits {device.name} {fitting[0]}.")
+
+
+def _workload(
+    found: Outline,
+    request: Request,
+    *,
+    has_image: bool = False,
+    on_cpu: bool = False,
+    quantize: Quantize | None = None,
+) -> Workload:
+    """Say what a request comes to; a model that makes somebody speak is always given a picture."""
+    if found.family.speaks:
+        return avatar.workload(found, request, on_cpu=on_cpu, quantize=quantize)
+    return workload(found, request, has_image=has_image, on_cpu=on_cpu, quantize=quantize)
 
 
 def _whereabouts(found: Outline) -> list[tuple[str, str]]:

@@ -6,13 +6,17 @@ can put right ends as one line on stderr and exit code 2.
 
 import sys
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mutoscope.core.errors import MutoscopeError, RequestError
+
+if TYPE_CHECKING:
+    from mutoscope.pipeline import Request
 
 Fit = Literal["exact", "crop", "pad"]
 Renormalise = Literal["sample", "frame", "token", "none"]
@@ -22,7 +26,50 @@ OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalRenormalise = Annotated[Renormalise | None, arg(help_behavior_hint="")]
 OptionalWay = Annotated[Literal["exact", "tiled"] | None, arg(help_behavior_hint="")]
+OptionalQuantize = Annotated[Literal["fp8"] | None, arg(help_behavior_hint="")]
 OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to walk from noise to a video.
+
+    Args:
+        steps: Sampling steps; the model's own number if not given, as for the options down to shift.
+        guidance: How strongly to follow the prompt and the pictures; 1 is as trained.
+        image_guidance: How strongly to follow the pictures, if not as the prompt.
+        renormalise: Keep the length of the guided velocity over each sample, frame or token; none lets it grow.
+        sampler: euler, heun or adams_bashforth.
+        shift: How far the times of sampling lean towards noise; 1 spaces them evenly.
+        seed: Of the noise; the same seed gives the same file on the same machine.
+    """
+
+    steps: OptionalInt = None
+    guidance: OptionalFloat = None
+    image_guidance: OptionalFloat = None
+    renormalise: OptionalRenormalise = None
+    sampler: OptionalText = None
+    shift: OptionalFloat = None
+    seed: int = 0
+
+    def request(self) -> "Request":
+        """Return a request for a video without words, sampled like this."""
+        from mutoscope.pipeline import Request
+
+        return Request(
+            "",
+            steps=self.steps,
+            guidance=self.guidance,
+            image_guidance=self.image_guidance,
+            renormalise=self.renormalise,
+            sampler=self.sampler,
+            shift=self.shift,
+            seed=self.seed,
+        )
+
+
+# Options of a dataclass stand on the command line like those of the command itself.
+SharedSampling = Annotated[Sampling, arg(name="")]
 
 
 def generate(
@@ -37,13 +84,7 @@ def generate(
     height: OptionalInt = None,
     width: OptionalInt = None,
     fps: OptionalFloat = None,
-    steps: OptionalInt = None,
-    guidance: OptionalFloat = None,
-    image_guidance: OptionalFloat = None,
-    renormalise: OptionalRenormalise = None,
-    sampler: OptionalText = None,
-    shift: OptionalFloat = None,
-    seed: int = 0,
+    sampling: SharedSampling = Sampling(),
     count: int = 1,
     out: Path = Path("outputs"),
     device: OptionalText = None,
@@ -56,6 +97,7 @@ def generate(
     face_box: OptionalText = None,
     face_detector: OptionalPath = None,
     decode: OptionalWay = None,
+    quantize: OptionalQuantize = None,
     skip_steps: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Generate videos from a sentence, and from pictures or a clip where given.
@@ -68,17 +110,11 @@ def generate(
         video: Clip to continue: its last four frames become the first four.
         fit: What to do with a picture of another size: refuse it (exact), scale and cut the edges (crop), or scale and
             add grey edges (pad).
-        num_frames: Frames; the model's own number if not given, as for the options below.
+        num_frames: Frames; the model's own number if not given, as for the three options below.
         height: Pixels.
         width: Pixels.
         fps: Frames a second, as played.
-        steps: Sampling steps.
-        guidance: How strongly to follow the prompt and the pictures; 1 is as trained.
-        image_guidance: How strongly to follow the pictures, if not as the prompt.
-        renormalise: Keep the length of the guided velocity over each sample, frame or token; none lets it grow.
-        sampler: euler, heun or adams_bashforth.
-        shift: How far the times of sampling lean towards noise; 1 spaces them evenly.
-        seed: Of the noise; the same seed gives the same file on the same machine.
+        sampling: How to walk from noise to the video.
         count: How many videos, with seeds seed, seed + 1, ...
         out: Folder, or a file ending in .mp4, .webm, .gif or .png.
         device: cpu, cuda, mps; the best there is, if not given.
@@ -95,26 +131,21 @@ def generate(
         face_detector: File of a detector that finds the largest face in the picture: YuNet, as ONNX.
         decode: exact, or in the published tiles (tiled), which changes the picture a little and needs less memory; if
             not given, exact where that fits.
+        quantize: fp8 keeps the weights of the network's linear layers in eight bits, which changes the video and needs
+            about half their memory.
         skip_steps: With --audio, compute only a part of the network in some steps; faster, and not quite the same.
     """
     from fractions import Fraction
 
     from mutoscope.apps import jobs
-    from mutoscope.pipeline import Request
 
-    request = Request(
-        prompt,
+    request = replace(
+        sampling.request(),
+        prompt=prompt,
         num_frames=num_frames,
         height=height,
         width=width,
         fps=None if fps is None else Fraction(fps).limit_denominator(1001),
-        steps=steps,
-        guidance=guidance,
-        image_guidance=image_guidance,
-        renormalise=renormalise,
-        sampler=sampler,
-        shift=shift,
-        seed=seed,
         negative=negative,
     )
     job = jobs.GenerateJob(
@@ -136,6 +167,7 @@ def generate(
         skip_steps,
         face_detector,
         decode,
+        quantize,
     )
     for path in jobs.generate(job):
         print(path)
@@ -184,6 +216,7 @@ def plan(
     guidance: OptionalFloat = None,
     sampler: OptionalText = None,
     with_picture: Annotated[bool, FlagCreatePairsOff] = False,
+    quantize: OptionalQuantize = None,
 ) -> None:
     """Tell what a video would cost: FLOPs, memory and time. No weights are needed.
 
@@ -198,6 +231,7 @@ def plan(
         guidance: How strongly to follow the prompt; 1 is as trained.
         sampler: euler, heun or adams_bashforth.
         with_picture: Plan for a video that begins with a given picture.
+        quantize: Plan with the weights of the network's linear layers in eight bits: fp8.
     """
     from mutoscope.apps import about
     from mutoscope.pipeline import Request
@@ -205,7 +239,7 @@ def plan(
     request = Request(
         "", height=height, width=width, num_frames=num_frames, steps=steps, guidance=guidance, sampler=sampler
     )
-    about.print_plan(model, request, hardware, gpus, has_image=with_picture)
+    about.print_plan(model, request, hardware, gpus, has_image=with_picture, quantize=quantize)
 
 
 def convert(
@@ -271,13 +305,7 @@ def evaluate(
     sets: tuple[str, ...] = (),
     limit: OptionalInt = None,
     batch_size: int = 16,
-    steps: OptionalInt = None,
-    guidance: OptionalFloat = None,
-    image_guidance: OptionalFloat = None,
-    renormalise: OptionalRenormalise = None,
-    sampler: OptionalText = None,
-    shift: OptionalFloat = None,
-    seed: int = 0,
+    sampling: SharedSampling = Sampling(),
     device: OptionalText = None,
 ) -> None:
     """Measure a model; the same command goes on where a measurement was stopped.
@@ -289,13 +317,7 @@ def evaluate(
         sets: Parts of the suite; all that make up its main figures if not given.
         limit: Samples of each part, to try the command out.
         batch_size: Clips sampled at once.
-        steps: Sampling steps; the model's own number if not given, as for the options down to seed.
-        guidance: How strongly to follow the prompt and the pictures.
-        image_guidance: How strongly to follow the pictures, if not as the prompt.
-        renormalise: Keep the length of the guided velocity over each sample, frame or token; none lets it grow.
-        sampler: euler, heun or adams_bashforth.
-        shift: How far the times of sampling lean towards noise; 1 spaces them evenly.
-        seed: Of the noise.
+        sampling: How to walk from noise to the samples.
         device: cpu, cuda, mps; the best there is, if not given.
     """
     from contextlib import ExitStack
@@ -303,20 +325,10 @@ def evaluate(
     from mutoscope.core.log import Progress, progress
     from mutoscope.evaluate import report
     from mutoscope.evaluate.suite import run_world
-    from mutoscope.pipeline import Request, load
+    from mutoscope.pipeline import load
 
     system = load(model, device)
     out = out or Path("outputs/evaluate") / Path(model).with_suffix("").as_posix().replace("/", "-")
-    sampling = Request(
-        "",
-        steps=steps,
-        guidance=guidance,
-        image_guidance=image_guidance,
-        renormalise=renormalise,
-        sampler=sampler,
-        shift=shift,
-        seed=seed,
-    )
     with ExitStack() as shown:
         bars: list[Progress] = []  # made when the suite first says how much there is to do
 
@@ -331,7 +343,7 @@ def evaluate(
             sets=sets,
             limit=limit,
             batch_size=batch_size,
-            sampling=sampling,
+            sampling=sampling.request(),
             on_progress=on_progress,
         )
     report.show(result)

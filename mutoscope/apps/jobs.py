@@ -8,9 +8,10 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from mutoscope.pipeline import (
     workload,
 )
 from mutoscope.placement.offload import Offload
+from mutoscope.placement.quantize import Quantize
 from mutoscope.tasks import avatar, faces
 from mutoscope.tasks.avatar import Box
 
@@ -74,6 +76,7 @@ class GenerateJob:
         skip_steps: see `tasks.avatar.Speech`.
         face_detector: file of what finds their face, instead of `face_box`; see `tasks.faces`.
         decode: how; see `pipeline.System.generate`.
+        quantize: see `pipeline.load`.
     """
 
     request: Request
@@ -94,6 +97,7 @@ class GenerateJob:
     skip_steps: bool = False
     face_detector: Path | None = None
     decode: plan.Way | None = None
+    quantize: Quantize | None = None
 
 
 def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = False) -> list[Path]:
@@ -119,6 +123,7 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
     paths = _name_files(job)
     known = outline(job.model) if system is None else system
     plan.refuse_tiles(known.family, known.name, job.decode)
+    plan.refuse_quantized(known.family, known.name, job.quantize)
     if _speaks(job, known):
         return _speak(job, known, paths, quiet=quiet)
     _refuse_pictures(job, known)
@@ -127,8 +132,16 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
     notes += more_notes
     if system is None:
         if not job.force:
-            _refuse_unless_it_fits(job)
-        system = load(job.model, job.device, published=job.published, offload=job.offload, template=job.template)
+            has_image = job.image is not None or job.video is not None
+            _refuse_unless_it_fits(job, partial(workload, outline(job.model), job.request, has_image=has_image))
+        system = load(
+            job.model,
+            job.device,
+            published=job.published,
+            offload=job.offload,
+            template=job.template,
+            quantize=job.quantize,
+        )
     settings = system.settings(requests[0])
     if not quiet:
         _say([*notes, *_warnings(job, system, settings)])
@@ -140,12 +153,11 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
         # One at a time: in a batch the last bits of a clip depend on its neighbours, and the same seed shall give the
         # same file.
         for request, path in zip(requests, paths, strict=True):
-            video = system.generate([request], on_step, job.decode)[0]
+            video, way = system.stream(request, on_step, job.decode)
             if not quiet:
                 _say(video.notices)
             video.save(path)
-            done = replace(job, decode=_way(job, video))
-            _write_sidecar(path, done, request, settings, system, [*notes, *video.notices])
+            _write_sidecar(path, _as_made(job, way), request, settings, system, [*notes, *video.notices])
     return paths
 
 
@@ -174,21 +186,23 @@ def _follow_picture(job: GenerateJob, size: Size | None) -> tuple[GenerateJob, l
     return replace(job, request=replace(request, height=height, width=width)), [note]
 
 
-def _refuse_unless_it_fits(job: GenerateJob) -> None:
-    """Compare what the job needs with what the device has, before anything is loaded."""
+def _refuse_unless_it_fits(job: GenerateJob, work: Callable[..., plan.Workload]) -> None:
+    """Compare what the job needs with what the device has, before anything is loaded.
+
+    Args:
+        job: the job.
+        work: says what it comes to, told whether on a CPU, how to decode, and how to keep weights.
+    """
     device = job.device or best_device()
-    has_image = job.image is not None or job.video is not None
-    work = workload(outline(job.model), job.request, has_image=has_image)
-    work = replace(work, decode=job.decode)
-    host = None if torch.device(device).type == "cpu" else available_bytes("cpu")
-    if host is None:
-        work = replace(work, autoencoder_dtype=torch.float32)  # as `load` has it there
-    plan.refuse_unless_it_fits(work, available_bytes(device), job.offload, job.model, host=host)
+    on_cpu = torch.device(device).type == "cpu"
+    host = None if on_cpu else available_bytes("cpu")
+    asked = work(on_cpu=on_cpu, decode=job.decode, quantize=job.quantize)
+    plan.refuse_unless_it_fits(asked, available_bytes(device), job.offload, job.model, host=host)
 
 
-def _way(job: GenerateJob, video: Video) -> plan.Way | None:
-    """Return the way to decode that makes the file again: as asked, or as was chosen and told."""
-    return job.decode or ("tiled" if any(notice.startswith(plan.IN_TILES) for notice in video.notices) else None)
+def _as_made(job: GenerateJob, way: plan.Way) -> GenerateJob:
+    """Return the job with the way to decode that makes the file again: as asked, or tiles if they were chosen."""
+    return replace(job, decode=way) if job.decode is None and way == "tiled" else job
 
 
 def _name_files(job: GenerateJob) -> list[Path]:
@@ -351,6 +365,7 @@ def _command(job: GenerateJob, request: Request, settings: Settings, path: Path)
         "template": job.template,
         "offload": None if job.offload == "none" else job.offload,
         "decode": job.decode,
+        "quantize": job.quantize,
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return ["mutoscope", "generate", request.prompt, *spelled, *(["--force"] if job.force else [])]
@@ -444,20 +459,28 @@ def _speak(job: GenerateJob, known: Outline | System, paths: Sequence[Path], *, 
         job, speech = replace(job, face_box=box), replace(speech, face=box)
         found = [f"the largest face in {job.image} is at {_box_text(box)}, by {job.face_detector}"]
     if not job.force:
-        _refuse_unless_it_fits(job)
+        asked = replace(request, num_frames=avatar.frames_of(speech))
+        if known.size is not None:
+            height, width = avatar.size_of(speech, known.size)
+            asked = replace(asked, height=height, width=width)
+        _refuse_unless_it_fits(job, partial(avatar.workload, outline(job.model), asked))
     system, ear = avatar.load(
-        job.model, job.device, published=job.published, offload=job.offload, template=job.template
+        job.model,
+        job.device,
+        published=job.published,
+        offload=job.offload,
+        template=job.template,
+        quantize=job.quantize,
     )
     with progress((len(times) - 1) * len(paths), "sampling", quiet=quiet) as bar:
         for index, path in enumerate(paths):
             speech = replace(speech, seed=request.seed + index)
-            video = avatar.generate(system, ear, speech, lambda step: bar.advance(1), job.decode)
+            video, way = avatar.stream(system, ear, speech, lambda step: bar.advance(1), job.decode)
             video = replace(video, notices=(*found, *video.notices))
             if not quiet and not index:
                 _say(video.notices)
             video.save(path)
-            done = replace(job, decode=_way(job, video))
-            _write_speech(path, done, speech, request.seed + index, len(times) - 1, system, video)
+            _write_speech(path, _as_made(job, way), speech, request.seed + index, len(times) - 1, system, video)
     return list(paths)
 
 
@@ -486,6 +509,7 @@ def _write_speech(
         "template": job.template,
         "offload": None if job.offload == "none" else job.offload,
         "decode": job.decode,
+        "quantize": job.quantize,
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     flags = [flag for flag, is_set in (("--skip-steps", job.skip_steps), ("--force", job.force)) if is_set]

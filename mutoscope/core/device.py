@@ -9,6 +9,8 @@ import torch
 def available_bytes(device: torch.device | str) -> int:
     """Return the memory that could still be taken on a device: on an accelerator its own, else the machine's.
 
+    What torch keeps there of memory that was given back can be taken again, and counts.
+
     Raises:
         RuntimeError: torch knows no such device here.
     """
@@ -17,8 +19,9 @@ def available_bytes(device: torch.device | str) -> int:
         return _available_on_the_machine()
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    free, _ = torch.get_device_module(device).mem_get_info(device)
-    return free
+    module = torch.get_device_module(device)
+    free, _ = module.mem_get_info(device)
+    return free + module.memory_reserved(device) - module.memory_allocated(device)
 
 
 def _available_on_the_machine() -> int:

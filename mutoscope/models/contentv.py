@@ -434,6 +434,7 @@ FAMILY = Family(
     masks_text=False,
     unused=unused,
     negative=NEGATIVE,
+    quantized=("blocks.", "last."),  # our own; none were published
     release=Release(
         weights=MappingProxyType({"8B": ("hub:ByteDance/ContentV-8B",)}),
         licence="Stability AI Community License (the transformer) and the Apache License 2.0 (the autoencoder)",

@@ -220,6 +220,8 @@ class Family:
         negative: what to lead away from unless a request says otherwise, where a step is evaluated without the prompt.
         sees_pictures: its encoder is shown the first frame with the prompt: an `encoders.base.SeeingEncoder`.
         speaks: it makes somebody speak: `tasks.avatar` runs it.
+        quantized: beginnings of the names of those parts of the network whose linear layers may be kept in eight bits,
+            as `placement.quantize` does it.
         reader: (config, file with the template of prompts, or None) -> how its prompts are read; None if ``load`` of
             the encoder says it all, and there is no template.
     """
@@ -251,6 +253,7 @@ class Family:
     negative: str = ""
     sees_pictures: bool = False
     speaks: bool = False
+    quantized: Sequence[str] = ()
     reader: Callable[[Any, Path | None], Reader] | None = None
 
     def guidance_around(self, config: Any, guidance: Guidance) -> Guidance:

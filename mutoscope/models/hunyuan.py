@@ -704,6 +704,7 @@ FAMILY = Family(
     tell=tell,
     negative=NEGATIVE,
     reader=reader,
+    quantized=("doubles.", "singles."),  # as in the published fp8 file
     release=Release(
         weights=MappingProxyType(
             {

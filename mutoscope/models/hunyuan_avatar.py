@@ -407,6 +407,7 @@ FAMILY = Family(
     sees_pictures=True,
     speaks=True,
     reader=reader,
+    quantized=("base.doubles.", "base.singles."),  # as in the published code
     release=Release(
         weights=MappingProxyType({"base": ("hub:tencent/HunyuanVideo-Avatar/ckpts/hunyuan-video-t2v-720p",)}),
         licence="Tencent Hunyuan Community License (not for use in the EU, the UK and South Korea)",

@@ -325,6 +325,7 @@ FAMILY = Family(
     negative=NEGATIVE,
     sees_pictures=True,
     reader=reader,
+    quantized=("base.doubles.", "base.singles."),  # as `hunyuan`
     release=Release(
         weights=MappingProxyType(
             {"replace": _REPLACED, "steady": _REPLACED, "concat": (f"{_COMMUNITY}-33ch",)},

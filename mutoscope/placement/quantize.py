@@ -3,19 +3,26 @@
     weight --quantize--> bits (E4M3), and one scale for all --dequantize--> weight, at every call
 
 A layer then weighs a half of what it does in bfloat16, and its products are as fast as before: only storage shrinks.
-The network is not asked: `quantize_linears` puts these layers in place of its own.
+The network is not asked: `quantize_linears` puts these layers in place of its own, and `quantized` reads the weights of
+a network that was never whole in memory. Which layers they are, `Family.quantized` says.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mutoscope.core.checkpoint import Header
 from mutoscope.core.errors import RequestError
+from mutoscope.core.layouts import Match
 from mutoscope.core.weights import Key
 
+Quantize = Literal["fp8"]
 E4M3 = torch.float8_e4m3fn
 LARGEST = torch.finfo(E4M3).max  # 448
 
@@ -37,7 +44,7 @@ def quantize(weight: Float[Tensor, "*s"]) -> tuple[UInt8[Tensor, "*s"], Float[Te
 
 def dequantize(bits: UInt8[Tensor, "*s"], scale: Float[Tensor, ""], dtype: torch.dtype) -> Float[Tensor, "*s"]:
     """Return the weight that is meant; bits and scale are multiplied in `dtype`, as the published code does."""
-    return bits.view(E4M3).to(dtype) * scale.to(dtype)
+    return bits.view(E4M3).to(dtype).mul_(scale.to(dtype))
 
 
 class Float8Linear(nn.Module):
@@ -84,6 +91,45 @@ def quantize_linears(network: nn.Module, within: Sequence[str]) -> list[str]:
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, Float8Linear(linear))
     return list(linears)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Return how many numbers a module has learned, in whatever type it keeps them."""
+    small = [part for part in module.modules() if isinstance(part, Float8Linear)]
+    kept = [tensor for part in small for tensor in (part.bits, part.bias) if tensor is not None]
+    return sum(tensor.numel() for tensor in (*module.parameters(), *kept))
+
+
+def quantized(match: Match, layers: Collection[str]) -> Match:
+    """Return weights as a quantised network wants them: each is quantised when it is read.
+
+    Weights that were published in eight bits are read as the bfloat16 numbers that they stand for, and get their bits
+    back; their scale comes out within the rounding of bfloat16.
+
+    Args:
+        match: the weights of the network as it was.
+        layers: names of the layers replaced.
+    """
+    whole = {key.ours: key for key in match.keys}
+    weights = {f"{layer}.weight": layer for layer in layers}
+    headers: dict[str, Header] = {}
+    for name, key in whole.items():
+        header = match.header(key)
+        if layer := weights.get(name):
+            headers |= {f"{layer}.bits": Header(header.shape, torch.uint8), f"{layer}.scale": Header((), torch.float32)}
+        else:
+            headers[name] = header
+
+    @lru_cache(maxsize=1)  # bits and scale are asked for one after the other
+    def made(layer: str) -> dict[str, Tensor]:
+        bits, scale = quantize(match.read(whole[f"{layer}.weight"]))
+        return {"bits": bits, "scale": scale}
+
+    def read(name: str) -> Tensor:
+        layer, _, kind = name.rpartition(".")
+        return match.read(whole[name]) if name in whole else made(layer)[kind]
+
+    return Match(replace(match.checkpoint, headers=headers, read=read), match.layout, [Key(n, (n,)) for n in headers])
 
 
 def quantized_keys(keys: Iterable[Key], names: Iterable[str]) -> Iterator[Key]:

@@ -35,6 +35,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from mutoscope.autoencoders.base import Size as PixelSize
 from mutoscope.autoencoders.base import nearest_multiple
 from mutoscope.core import folders, rng
 from mutoscope.core.errors import RequestError
@@ -50,11 +51,26 @@ from mutoscope.models import hunyuan
 from mutoscope.models.family import Sampling
 from mutoscope.models.hunyuan import Layout
 from mutoscope.models.hunyuan_avatar import EXPRESSION, POSE, VIDEO_FRAMES, Condition, HunyuanAvatar, condition
-from mutoscope.pipeline import SAMPLERS, Places, Size, System, best_device, dtype_of, load_published, outline
+from mutoscope.pipeline import (
+    SAMPLERS,
+    Outline,
+    Places,
+    Request,
+    Size,
+    Stream,
+    System,
+    best_device,
+    dtype_of,
+    load_published,
+    outline,
+)
+from mutoscope.pipeline import workload as plain_workload
 from mutoscope.placement.offload import Offload
-from mutoscope.plan import Way
+from mutoscope.placement.quantize import Quantize
+from mutoscope.plan import Way, Workload
 
 WINDOW = 33  # latent frames that the network makes at once
+SHOWN = VIDEO_FRAMES * (WINDOW - 1) + 1  # the same in frames of video, which the picture is repeated for
 MOVE = 10  # latent frames that the windows move by from one step to the next
 SPARE = 5  # silent video frames after a voice that is longer than a window
 PROMPTED = 10  # steps guided by the prompt
@@ -136,7 +152,7 @@ class Prepared:
         grid: falling times.
         turns: what each step does.
         kept: latent frames to decode.
-        num_frames: frames of the video.
+        size: of the video.
         fps: frames a second.
         notices: what a user should be told.
     """
@@ -147,16 +163,27 @@ class Prepared:
     grid: Float[Tensor, " N"]
     turns: Sequence[Turn]
     kept: int
-    num_frames: int
+    size: PixelSize
     fps: Fraction
     notices: tuple[str, ...] = ()
 
 
-@torch.inference_mode()
 def generate(
     system: System, ear: Ear, speech: Speech, on_step: OnStep | None = None, decode: Way | None = None
 ) -> Video:
-    """Make a video of somebody speaking, with their voice; `Video.notices` says what was done to the picture.
+    """Make a video of somebody speaking, in memory, with their voice; arguments as for `stream`."""
+    video, _ = stream(system, ear, speech, on_step, decode)
+    made = Video.from_array(video.array(), video.fps)
+    return replace(made.with_audio(video.audio), notices=video.notices)
+
+
+@torch.inference_mode()
+def stream(
+    system: System, ear: Ear, speech: Speech, on_step: OnStep | None = None, decode: Way | None = None
+) -> Stream:
+    """Sample a video of somebody speaking now, and decode it as its frames are read; with their voice.
+
+    `Video.notices` says what was done to the picture.
 
     Args:
         system: HunyuanVideo-Avatar; see `load`.
@@ -167,11 +194,9 @@ def generate(
     """
     prepared = prepare(system, ear, speech)
     latents = sample(system, prepared, on_step)
-    decoding = system.choose_decoding(latents, decode)
-    groups = [group.float().cpu() for group in system.decode(latents, decoding.way)]
-    video = Video.from_tensor(torch.cat(groups, dim=2)[0, :, : prepared.num_frames], prepared.fps)
-    voice = speech.voice.take(0, prepared.num_frames / prepared.fps)
-    return replace(video.with_audio(voice), notices=(*prepared.notices, *decoding.notices))
+    video, way = system.stream_of(latents, prepared.size, prepared.fps, decode)
+    voice = speech.voice.take(0, prepared.size.num_frames / prepared.fps)
+    return Stream(replace(video.with_audio(voice), notices=(*prepared.notices, *video.notices)), way)
 
 
 def prepare(system: System, ear: Ear, speech: Speech) -> Prepared:
@@ -185,17 +210,16 @@ def prepare(system: System, ear: Ear, speech: Speech) -> Prepared:
         raise RequestError(f"{system.name} makes nobody speak. Use the model hunyuan-avatar.")
     times, plan = planned(speech, system.sampling)
     height, width = size_of(speech, system.size)
-    video_frames = VIDEO_FRAMES * (WINDOW - 1) + 1
-    channels, _, h, w = system.autoencoder.latent_shape(video_frames, height, width, system.patch)
+    channels, _, h, w = system.autoencoder.latent_shape(SHOWN, height, width, system.patch)
     heard = ear.encode(speech.voice, speech.fps).to(system.device)
     num_frames = heard.shape[1]
-    walked, kept = latent_frames(video_frames if num_frames <= video_frames else num_frames + SPARE)
+    walked, kept = walk_of(num_frames)
     audio = F.pad(heard, (0, 0, 0, 0, 0, 0, 0, VIDEO_FRAMES * walked - num_frames))  # silence, to the end of the walk
 
     frame, mask, notices = fitted(speech, height, width)
     pixels = torch.from_numpy(frame).to(system.device).movedim(-1, 0).float() / 127.5 - 1
     with system.at_work(system.autoencoder):
-        still = pixels[None, :, None].expand(-1, -1, video_frames, -1, -1)
+        still = pixels[None, :, None].expand(-1, -1, SHOWN, -1, -1)
         reference = system.autoencoder.encode(still.to(dtype_of(system.autoencoder))).float()
     with system.at_work(system.encoder):
         # Our reading: as in HunyuanVideo-I2V, the negative prompt comes with a black picture.
@@ -220,7 +244,7 @@ def prepare(system: System, ear: Ear, speech: Speech) -> Prepared:
         times,
         plan,
         kept,
-        num_frames,
+        PixelSize(num_frames, height, width),
         speech.fps,
         notices,
     )
@@ -245,8 +269,52 @@ def planned(speech: Speech, own: Sampling) -> tuple[Float[Tensor, " N"], list[Tu
     guidance = Guidance(own.guidance.text_scale if speech.guidance is None else speech.guidance)
     if speech.face is not None:
         face_mask(speech.face, *speech.picture.shape[:2])
-    frames_in(samples_of(speech.voice), speech.fps)
+    frames_of(speech)
     return times, turns(steps, guidance.text_scale, skips=speech.skips_steps)
+
+
+def frames_of(speech: Speech) -> int:
+    """Return how many frames a video has that lasts as long as the voice.
+
+    Raises:
+        RequestError: the voice or its rate cannot be served.
+    """
+    return frames_in(samples_of(speech.voice), speech.fps)
+
+
+def workload(
+    found: Outline,
+    request: Request,
+    *,
+    on_cpu: bool = False,
+    decode: Way | None = None,
+    quantize: Quantize | None = None,
+) -> Workload:
+    """Say what a video of somebody speaking comes to, before anything is loaded; skipped steps count as whole ones.
+
+    Args:
+        found: the model.
+        request: frames, for as long as the voice is, size, steps and guidance.
+        on_cpu: as `pipeline.workload` has it.
+        decode: the same.
+        quantize: the same.
+
+    Raises:
+        RequestError: see `pipeline.workload`; or there are no frames.
+    """
+    work = plain_workload(found, request, has_image=False, on_cpu=on_cpu, decode=decode, quantize=quantize)
+    num_frames, height, width = work.size
+    if num_frames < 1:
+        raise RequestError(f"num_frames={num_frames} is no video. Give at least 1.")
+    walked, kept = walk_of(num_frames)
+    return replace(
+        work,
+        size=PixelSize(VIDEO_FRAMES * (kept - 1) + 1, height, width),
+        branches=2,
+        window=WINDOW,
+        windows=len(places(walked, 0)),
+        encoded=SHOWN,
+    )
 
 
 def sample(system: System, prepared: Prepared, on_step: OnStep | None = None) -> Float[Tensor, "1 C T H W"]:
@@ -301,6 +369,11 @@ def latent_frames(heard: int, window: int = WINDOW) -> tuple[int, int]:
     """
     kept, span = heard // VIDEO_FRAMES + 1, window - 1
     return (window if kept <= window else (heard // (VIDEO_FRAMES * span) + 1) * span + 1), kept
+
+
+def walk_of(num_frames: int) -> tuple[int, int]:
+    """Say how many latent frames to walk, and how many of them to keep, for a video of so many frames."""
+    return latent_frames(SHOWN if num_frames <= SHOWN else num_frames + SPARE)
 
 
 def places(frames: int, step: int, window: int = WINDOW, move: int = MOVE) -> Int[Tensor, "n window"]:
@@ -493,6 +566,7 @@ def load(
     published: str | None = None,
     offload: Offload = "none",
     template: Path | None = None,
+    quantize: Quantize | None = None,
 ) -> tuple[System, Ear]:
     """Load HunyuanVideo-Avatar with its autoencoder, text encoder and ear.
 
@@ -506,6 +580,7 @@ def load(
             ``llava_llama_image``, ``text_encoder_2`` and ``whisper-tiny``.
         offload: as `pipeline.load` has it; the ear, which is small, stays on the device.
         template: the same.
+        quantize: the same.
 
     Raises:
         RequestError: it is another model, or its template is not to be had.
@@ -523,4 +598,4 @@ def load(
         root, inner = published, f"{published}/{folder}"
     # First the ear, which is small: what is wrong with it is found before the network is read.
     ear = Ear.load(folders.bring(root, ("whisper-tiny",)) / "whisper-tiny", dtype=torch.float32).to(device)
-    return load_published(found, release, Places(inner, inner, root, FOLDERS), device, offload, template), ear
+    return load_published(found, release, Places(inner, inner, root, FOLDERS), device, offload, template, quantize), ear

@@ -162,6 +162,45 @@ def test_failed_sampling_leaves_nothing_behind(
     assert not list(job.out.iterdir())
 
 
+def test_frames_go_into_the_file_while_others_are_still_to_be_made(
+    system: System, job: GenerateJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    decode, frames = system.decode, Video.frames
+
+    def one_at_a_time(latents: Tensor, way: plan.Way) -> Iterator[Tensor]:
+        for group in decode(latents, way):
+            for frame in group.split(1, dim=2):
+                events.append("made")
+                yield frame
+
+    def to_the_writer(video: Video) -> Iterator[np.ndarray]:
+        for frame in frames(video):
+            events.extend(["written"] * (video.num_frames == 4))  # and not a frame on its way from the decoder
+            yield frame
+
+    monkeypatch.setattr(system, "decode", one_at_a_time)
+    monkeypatch.setattr(Video, "frames", to_the_writer)
+    generate(job, system, quiet=True)
+    assert events == ["made", "written"] * 4
+
+
+def test_decoding_that_fails_in_the_middle_leaves_nothing_behind(
+    system: System, job: GenerateJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = system.decode
+
+    def breaks(latents: Tensor, way: plan.Way) -> Iterator[Tensor]:
+        yield next(decode(latents, way))[:, :, :1]
+        raise MemoryError
+
+    monkeypatch.setattr(system, "decode", breaks)
+    for ending in ("mp4", "webm", "gif", "png"):
+        with pytest.raises(MemoryError):
+            generate(replace(job, out=job.out / f"film.{ending}"), system, quiet=True)
+    assert not list(job.out.iterdir())
+
+
 def test_unknown_words_are_named_with_their_neighbours(
     system: System, job: GenerateJob, capsys: pytest.CaptureFixture[str]
 ) -> None:

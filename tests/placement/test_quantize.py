@@ -1,17 +1,25 @@
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mutoscope.core import weights
+from mutoscope.core import layouts, weights
+from mutoscope.core.checkpoint import Checkpoint, Header
 from mutoscope.core.errors import RequestError
+from mutoscope.core.layouts import Match
 from mutoscope.core.weights import Key
 from mutoscope.placement.quantize import (
     E4M3,
     LARGEST,
     Float8Linear,
     dequantize,
+    num_parameters,
     quantize,
     quantize_linears,
+    quantized,
     quantized_keys,
     round_to_e4m3,
 )
@@ -107,3 +115,76 @@ def test_published_bits_and_scales_fill_a_network_that_was_never_whole() -> None
     weights.load_into(filled, weights.to_ours(published, quantized_keys(names, replaced), source="test"), source="test")
     x = draw(4, 6)
     assert torch.equal(filled(x), original(x))
+
+
+def published(network: nn.Module, keys: Sequence[Key]) -> tuple[Match, dict[str, Tensor]]:
+    """Weights of a network as others hold them, in one file under the names of one layout."""
+    theirs = weights.to_theirs({name: tensor.bfloat16() for name, tensor in network.state_dict().items()}, keys)
+    headers = {name: Header(tuple(tensor.shape), tensor.dtype) for name, tensor in theirs.items()}
+    return Match(Checkpoint("maker", headers, theirs.__getitem__, {}), "official", keys), theirs
+
+
+def loaded(match: Match) -> Net:
+    """Fill a network that was never whole."""
+    with torch.device("meta"):
+        network = Net().to(torch.bfloat16)
+    layouts.fill(network, quantized(match, quantize_linears(network, ["blocks."])))
+    return network
+
+
+def test_weights_are_quantised_as_they_are_read_whatever_their_names_and_parts() -> None:
+    original = Net()
+    plain = [Key(name, (f"their.{name}",)) for name in original.state_dict()]
+    parted = [
+        Key(key.ours, tuple(f"{key.ours}.{half}" for half in "ab"), (4, 4)) if key.ours.endswith("0.weight") else key
+        for key in plain
+    ]
+    networks = [loaded(published(original, keys)[0]) for keys in (plain, parted)]
+    reference = copy.deepcopy(original).to(torch.bfloat16)
+    quantize_linears(reference, ["blocks."])
+    x = draw(4, 6).bfloat16()
+    for network in networks:
+        assert network.state_dict().keys() == reference.state_dict().keys()
+        assert all(torch.equal(own, reference.state_dict()[name]) for name, own in network.state_dict().items())
+        assert torch.equal(network(x), reference(x))
+
+
+def test_no_weight_is_read_twice_and_none_is_kept() -> None:
+    match, theirs = published(Net(), [Key(name, (name,)) for name in Net().state_dict()])
+    reads: list[str] = []
+    watched = replace(match.checkpoint, read=lambda name: reads.append(name) or theirs[name])
+    loaded(replace(match, checkpoint=watched))
+    assert sorted(reads) == sorted(theirs)
+
+
+def test_what_was_published_in_eight_bits_gets_its_bits_back() -> None:
+    original = Net()
+    names = quantize_linears(original, ["blocks."])
+    layers = {name: original.get_submodule(name) for name in names}
+    bits = {name: layer.bits for name, layer in layers.items() if isinstance(layer, Float8Linear)}
+    scales = {name: layer.scale for name, layer in layers.items() if isinstance(layer, Float8Linear)}
+    wide = Net()
+    wide.load_state_dict(
+        {
+            name: dequantize(bits[layer], scales[layer], torch.bfloat16)
+            if (layer := name.removesuffix(".weight")) in bits
+            else original.state_dict()[name]
+            for name in wide.state_dict()
+        }
+    )
+    again = loaded(published(wide, [Key(name, (name,)) for name in wide.state_dict()])[0])
+    for name in names:
+        layer = again.get_submodule(name)
+        assert isinstance(layer, Float8Linear)
+        assert torch.equal(layer.bits, bits[name])
+        torch.testing.assert_close(layer.scale, scales[name], rtol=2**-7, atol=0)
+
+
+def test_quantised_network_has_as_many_parameters_as_before_in_about_a_half_of_the_bytes() -> None:
+    network = Net().to(torch.bfloat16)
+    before = num_parameters(network)
+    names = quantize_linears(network, [""])
+    assert num_parameters(network) == before == sum(parameter.numel() for parameter in Net().parameters())
+    kept = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    biases = 2 * (8 + 6) + 3
+    assert kept == (before - biases) + 2 * biases + 4 * len(names)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from mutoscope import plan
 from mutoscope.autoencoders import hunyuan as autoencoders
 from mutoscope.core import config as configs
 from mutoscope.core import weights
@@ -25,7 +26,7 @@ from mutoscope.encoders.person import PersonClip
 from mutoscope.models import hunyuan, hunyuan_avatar
 from mutoscope.models.family import Clips
 from mutoscope.models.hunyuan_avatar import FAMILY, PRESETS, Condition, HunyuanAvatar, condition
-from mutoscope.pipeline import Size
+from mutoscope.pipeline import Outline, Request, Size
 from mutoscope.tasks import avatar
 from mutoscope.tasks.avatar import (
     MOVE,
@@ -44,8 +45,10 @@ from mutoscope.tasks.avatar import (
     size_of,
     sounds,
     turns,
+    walk_of,
 )
-from tests.tasks.speaker import CONFIG, EAR, draw, network, speaker, text_of, voice
+from tests.tasks.speaker import CONFIG, EAR, Seeing, draw, network, speaker, text_of, voice
+from tests.test_plan import Squares
 from tests.toy_system import toy_system
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -253,7 +256,7 @@ def test_a_video_lasts_as_long_as_the_voice_and_carries_it(tmp_path: Path) -> No
 def test_a_long_voice_is_walked_in_windows_and_silence_is_cut_off() -> None:
     system = speaker()
     prepared = prepare(system, EAR, replace(SPEECH, voice=voice(140), steps=1))
-    assert prepared.noise.shape == (1, 4, 65, 4, 4) and prepared.num_frames == 140
+    assert prepared.noise.shape == (1, 4, 65, 4, 4) and prepared.size.num_frames == 140
     assert 4 * (prepared.kept - 1) + 1 >= 140
     assert prepared.condition.audio.shape[1] == 4 * 65 and not prepared.condition.audio[:, 140:].any()
     assert prepared.condition.reference.shape[2] == WINDOW
@@ -264,7 +267,7 @@ def test_a_long_voice_is_walked_in_windows_and_silence_is_cut_off() -> None:
 def test_one_window_is_enough_for_129_frames_at_either_rate() -> None:
     for fps, seconds in ((Fraction(25), 5.16), (Fraction(25, 2), 10.32)):
         prepared = prepare(speaker(), EAR, replace(SPEECH, voice=voice(25 * seconds), fps=fps))
-        assert (prepared.num_frames, prepared.noise.shape[2], prepared.kept) == (129, 33, 33)
+        assert (prepared.size.num_frames, prepared.noise.shape[2], prepared.kept) == (129, 33, 33)
         assert prepared.condition.fps.tolist() == [float(fps)]
 
 
@@ -279,6 +282,79 @@ def test_the_same_seed_gives_the_same_video_and_prompt_voice_and_seed_all_matter
     quiet = Audio.from_array(np.zeros((1, 9 * 640), np.float32), RATE)
     for changes in ({"seed": 1}, {"prompt": "a man sings"}, {"voice": quiet}, {"negative": "hands"}, {"pose": 5.0}):
         assert not torch.equal(made(**changes), first), changes
+
+
+class TinyAutoencoder(autoencoders.HunyuanAutoencoder):
+    def __init__(self) -> None:
+        super().__init__(autoencoders.PRESETS["tiny"])
+
+
+def planned_work(num_frames: int, autoencoder: type[Any] = Squares) -> plan.Workload:
+    """What the plan says of the tiny speaker, whose texts have five tokens."""
+    family = replace(FAMILY, autoencoder=autoencoder)
+    found = Outline("hunyuan-avatar/tiny", family, "tiny", CONFIG, speaker().size, FAMILY.sampling, None)
+    request = Request("", num_frames=num_frames, height=32, width=32, steps=2)
+    return replace(avatar.workload(found, request), text_tokens=5)
+
+
+def counted(num_frames: int) -> plan.Plan:
+    """The same, counted, but for what is encoded, with an autoencoder of one layer."""
+    return plan.plan(replace(planned_work(num_frames), encoded=0), plan.HARDWARE["h200"])
+
+
+@pytest.mark.parametrize("frames", [9, 129, 130, 260, 700])
+def test_plan_counts_the_windows_that_the_walk_makes(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    walked, kept = walk_of(frames)
+    clip = walk(walked, WINDOW, [PLAIN] * 2)
+    monkeypatch.setattr(clip, "answer", lambda part, *_: calls.append(part.shape[2]) or part)
+    for t in clip.times[:-1]:
+        clip(torch.zeros(1, 4, walked, 1, 1), t[None])
+    work = planned_work(frames)
+    assert work.num_calls == len(calls) and set(calls) == {work.window}
+    assert work.size.num_frames == 4 * (kept - 1) + 1 >= frames
+
+
+@pytest.mark.parametrize("frames", [9, 140])
+def test_speaking_takes_as_many_calls_and_products_as_planned(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, calls = speaker(), []
+    monkeypatch.setattr(Seeing, "encode", lambda *_: text_of(5, 1))
+    net = cast(HunyuanAvatar, system.network)
+    tip = net.tip
+    monkeypatch.setattr(net, "tip", lambda *given: calls.append(1) or tip(*given))
+    prepared = prepare(system, EAR, replace(SPEECH, voice=voice(frames)))
+    taken = plan.count(lambda: sample(system, prepared))
+    made = counted(frames)
+    assert len(calls) == made.workload.num_calls == (2 if frames == 9 else 4)
+    assert taken.flops == made.workload.num_calls * made.network.count.flops > 0
+
+
+def test_encoding_of_the_repeated_picture_is_planned() -> None:
+    taken = plan.count(lambda: prepare(speaker(), EAR, SPEECH))
+    work = planned_work(9, TinyAutoencoder)
+    with torch.device("meta"):
+        planned = plan._encode(work, TinyAutoencoder())
+    assert work.encoded == 129 and taken.flops == planned.flops > 0
+    both = plan._in_turn(planned, replace(planned, peak_bytes=2 * planned.peak_bytes))
+    assert (both.flops, both.peak_bytes) == (2 * planned.flops, 2 * planned.peak_bytes)
+
+
+def test_plan_of_a_longer_voice_has_more_windows_and_no_greater_ones() -> None:
+    short, long = counted(129), counted(500)
+    assert (short.workload.windows, long.workload.windows) == (1, 4)
+    assert long.network.count == short.network.count and long.tokens == short.tokens == 33 * 2 * 2
+    assert long.step_flops == 4 * short.step_flops
+    assert 3 * short.expected_s < long.expected_s < 5 * short.expected_s
+    assert long.work_bytes(long.autoencoder) > short.work_bytes(short.autoencoder)
+    with pytest.raises(RequestError, match="num_frames=0 is no video"):
+        planned_work(0)
+
+
+def test_too_little_memory_for_a_long_voice_proposes_smaller_pictures_and_no_shorter_video() -> None:
+    work = replace(planned_work(500), size=plan.Size(505, 512, 512), steps=10**4, encoded=0)
+    available = plan.plan(work, plan.HARDWARE["h200"]).peak_bytes("none") - 1
+    with pytest.raises(RequestError, match=r": use \d+x\d+x505"):
+        plan.refuse_unless_it_fits(work, available, "none", "it")
 
 
 @pytest.mark.parametrize(
