@@ -34,7 +34,7 @@ SLOT_SHIFT = 2.0
 SAMPLING = Sampling(
     steps=20,
     sampler="adams_bashforth",
-    guidance=Guidance(text_scale=3.0, renormalised_by="sample"),
+    guidance=Guidance(text_scale=2.0, renormalised_by="sample"),
     shift=CLIP_SHIFT,
 )
 
