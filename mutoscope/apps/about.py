@@ -142,9 +142,9 @@ def _workload(
     quantize: Quantize | None = None,
 ) -> Workload:
     """Say what a request comes to; a model that makes somebody speak is always given a picture."""
-    if found.family.speaks:
-        return avatar.workload(found, request, on_cpu=on_cpu, quantize=quantize)
-    return workload(found, request, has_image=has_image, on_cpu=on_cpu, quantize=quantize)
+    speaks = found.family.speaks
+    work = workload(found, request, has_image=has_image and not speaks, on_cpu=on_cpu, quantize=quantize)
+    return avatar.in_windows(work) if speaks else work
 
 
 def _whereabouts(found: Outline) -> list[tuple[str, str]]:

@@ -8,10 +8,9 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
     if system is None:
         if not job.force:
             has_image = job.image is not None or job.video is not None
-            _refuse_unless_it_fits(job, partial(workload, outline(job.model), job.request, has_image=has_image))
+            _refuse_unless_it_fits(job, job.request, has_image=has_image)
         system = load(
             job.model,
             job.device,
@@ -186,18 +185,14 @@ def _follow_picture(job: GenerateJob, size: Size | None) -> tuple[GenerateJob, l
     return replace(job, request=replace(request, height=height, width=width)), [note]
 
 
-def _refuse_unless_it_fits(job: GenerateJob, work: Callable[..., plan.Workload]) -> None:
-    """Compare what the job needs with what the device has, before anything is loaded.
-
-    Args:
-        job: the job.
-        work: says what it comes to, told whether on a CPU, how to decode, and how to keep weights.
-    """
-    device = job.device or best_device()
+def _refuse_unless_it_fits(job: GenerateJob, request: Request, *, has_image: bool) -> None:
+    """Compare what a request of the job needs with what the device has, before anything is loaded."""
+    device, found = job.device or best_device(), outline(job.model)
     on_cpu = torch.device(device).type == "cpu"
     host = None if on_cpu else available_bytes("cpu")
-    asked = work(on_cpu=on_cpu, decode=job.decode, quantize=job.quantize)
-    plan.refuse_unless_it_fits(asked, available_bytes(device), job.offload, job.model, host=host)
+    work = workload(found, request, has_image=has_image, on_cpu=on_cpu, decode=job.decode, quantize=job.quantize)
+    work = avatar.in_windows(work) if found.family.speaks else work
+    plan.refuse_unless_it_fits(work, available_bytes(device), job.offload, job.model, host=host)
 
 
 def _as_made(job: GenerateJob, way: plan.Way) -> GenerateJob:
@@ -463,7 +458,7 @@ def _speak(job: GenerateJob, known: Outline | System, paths: Sequence[Path], *, 
         if known.size is not None:
             height, width = avatar.size_of(speech, known.size)
             asked = replace(asked, height=height, width=width)
-        _refuse_unless_it_fits(job, partial(avatar.workload, outline(job.model), asked))
+        _refuse_unless_it_fits(job, asked, has_image=False)
     system, ear = avatar.load(
         job.model,
         job.device,

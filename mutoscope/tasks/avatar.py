@@ -53,9 +53,7 @@ from mutoscope.models.hunyuan import Layout
 from mutoscope.models.hunyuan_avatar import EXPRESSION, POSE, VIDEO_FRAMES, Condition, HunyuanAvatar, condition
 from mutoscope.pipeline import (
     SAMPLERS,
-    Outline,
     Places,
-    Request,
     Size,
     Stream,
     System,
@@ -64,7 +62,6 @@ from mutoscope.pipeline import (
     load_published,
     outline,
 )
-from mutoscope.pipeline import workload as plain_workload
 from mutoscope.placement.offload import Offload
 from mutoscope.placement.quantize import Quantize
 from mutoscope.plan import Way, Workload
@@ -282,27 +279,15 @@ def frames_of(speech: Speech) -> int:
     return frames_in(samples_of(speech.voice), speech.fps)
 
 
-def workload(
-    found: Outline,
-    request: Request,
-    *,
-    on_cpu: bool = False,
-    decode: Way | None = None,
-    quantize: Quantize | None = None,
-) -> Workload:
-    """Say what a video of somebody speaking comes to, before anything is loaded; skipped steps count as whole ones.
+def in_windows(work: Workload) -> Workload:
+    """Say what it comes to when somebody speaks for so many frames; skipped steps count as whole ones.
 
     Args:
-        found: the model.
-        request: frames, for as long as the voice is, size, steps and guidance.
-        on_cpu: as `pipeline.workload` has it.
-        decode: the same.
-        quantize: the same.
+        work: as `pipeline.workload` has it, with a frame for every one that the voice lasts.
 
     Raises:
-        RequestError: see `pipeline.workload`; or there are no frames.
+        RequestError: there are no frames.
     """
-    work = plain_workload(found, request, has_image=False, on_cpu=on_cpu, decode=decode, quantize=quantize)
     num_frames, height, width = work.size
     if num_frames < 1:
         raise RequestError(f"num_frames={num_frames} is no video. Give at least 1.")

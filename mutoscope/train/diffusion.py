@@ -11,6 +11,7 @@ tokens are left out of the main blocks; given frames carry no loss.
 import inspect
 import json
 import shutil
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -261,9 +262,9 @@ class Denoising(Objective):
         if settings.mask_ratio > 0 and "keep" not in inspect.signature(self.module.forward).parameters:
             raise RecipeError(f"{self.family.name} cannot leave tokens out. Set mask_ratio to 0.")
 
+    @abstractmethod
     def _open(self) -> None:
         """Open the data, and refuse those that this network cannot be trained on."""
-        raise NotImplementedError
 
     def _encoded(self, clips: Tensor) -> Float[Tensor, "B C T h w"]:
         """Return the latents of the clips of a batch."""

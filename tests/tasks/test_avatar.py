@@ -26,7 +26,7 @@ from mutoscope.encoders.person import PersonClip
 from mutoscope.models import hunyuan, hunyuan_avatar
 from mutoscope.models.family import Clips
 from mutoscope.models.hunyuan_avatar import FAMILY, PRESETS, Condition, HunyuanAvatar, condition
-from mutoscope.pipeline import Outline, Request, Size
+from mutoscope.pipeline import Outline, Request, Size, workload
 from mutoscope.tasks import avatar
 from mutoscope.tasks.avatar import (
     MOVE,
@@ -294,7 +294,7 @@ def planned_work(num_frames: int, autoencoder: type[Any] = Squares) -> plan.Work
     family = replace(FAMILY, autoencoder=autoencoder)
     found = Outline("hunyuan-avatar/tiny", family, "tiny", CONFIG, speaker().size, FAMILY.sampling, None)
     request = Request("", num_frames=num_frames, height=32, width=32, steps=2)
-    return replace(avatar.workload(found, request), text_tokens=5)
+    return replace(avatar.in_windows(workload(found, request, has_image=False)), text_tokens=5)
 
 
 def counted(num_frames: int) -> plan.Plan:

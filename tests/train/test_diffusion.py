@@ -1,6 +1,5 @@
 """From a world to latents to a video model that learns: what is drawn, what weighs, what comes out."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,21 +8,19 @@ import pytest
 import torch
 
 from mutoscope import pipeline
-from mutoscope.autoencoders.toy import ToyAutoencoder, ToyConfig
+from mutoscope.autoencoders.toy import ToyAutoencoder
 from mutoscope.core import config, weights
 from mutoscope.core.errors import MediaError, RecipeError, WeightsError
 from mutoscope.data.shards import Shards
 from mutoscope.diffusion.guidance import Guidance
-from mutoscope.encoders.words import Words, WordsConfig
 from mutoscope.models.family import Sampling
 from mutoscope.train import loop, precompute
 from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents, LengthMix, OneSize
 from mutoscope.train.precompute import FolderClips, Precompute, WorldClips
 from mutoscope.train.recipe import Phase, Recipe
 from mutoscope.worlds.scene import sample
+from tests.train.small import write_models
 
-AUTOENCODER = ToyConfig(latent_channels=4)
-WORDS = WordsConfig(dim=12, depth=1, head_dim=12)
 WORLD = WorldClips(count=6, num_frames=8, height=32, width=32)
 
 
@@ -31,12 +28,7 @@ WORLD = WorldClips(count=6, num_frames=8, height=32, width=32)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hold a small autoencoder, a small encoder and six encoded clips."""
     at = tmp_path_factory.mktemp("diffusion")
-    torch.manual_seed(0)
-    state = ToyAutoencoder(AUTOENCODER).state_dict()
-    weights.save(at / "autoencoder.safetensors", state, {"config": json.dumps(config.to_json(AUTOENCODER))})
-    vocabulary = ["a", "red", "circle", "drifts", "left"]
-    described = {"config": json.dumps(config.to_json(WORDS)), "vocabulary": json.dumps(vocabulary)}
-    weights.save(at / "words.safetensors", Words(WORDS, vocabulary).state_dict(), described)
+    write_models(at, ["a", "red", "circle", "drifts", "left"])
     precompute.encode(encoding(at))
     return at
 

@@ -11,7 +11,6 @@ import torch
 
 pytest.importorskip("pyarrow", reason="needs the extra curate")
 
-from mutoscope.autoencoders.toy import ToyAutoencoder, ToyConfig
 from mutoscope.core import config, weights
 from mutoscope.core.errors import MutoscopeError, RecipeError
 from mutoscope.core.video import Video
@@ -20,15 +19,14 @@ from mutoscope.data.batches import BatchSettings
 from mutoscope.data.schema import Caption, Clip
 from mutoscope.data.shards import Shards
 from mutoscope.data.tars import Sample, Tars, Writer
-from mutoscope.encoders.words import Words, WordsConfig
 from mutoscope.models.family import Facts
 from mutoscope.pipeline import Request, load
 from mutoscope.train import loop, precompute
 from mutoscope.train.diffusion import CuratedClips, DiffusionObjective, GivenMix, Latents, ManySizes
 from mutoscope.train.precompute import DatasetClips, Precompute
 from mutoscope.train.recipe import Phase, Recipe
+from tests.train.small import write_models
 
-AUTOENCODER, WORDS = ToyConfig(latent_channels=4), WordsConfig(dim=12, depth=1, head_dim=12)
 SIZES = [(4, 32, 48), (4, 48, 32), (6, 32, 48), (4, 48, 32), (9, 32, 48), (4, 32, 48), (1, 32, 48), (1, 48, 32)]
 BATCHES = BatchSettings(tokens=48, bases=(40,), lengths=(1, 4), fps=8, step_px=16, ranks=2)
 
@@ -52,12 +50,7 @@ def write(at: Path, sizes: list[tuple[int, int, int]], text: str = "a red circle
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hold a small autoencoder, a small encoder, and a set of videos and pictures of two shapes."""
     at = tmp_path_factory.mktemp("sizes")
-    torch.manual_seed(0)
-    state = ToyAutoencoder(AUTOENCODER).state_dict()
-    weights.save(at / "autoencoder.safetensors", state, {"config": json.dumps(config.to_json(AUTOENCODER))})
-    vocabulary = ["a", "red", "circle"]
-    described = {"config": json.dumps(config.to_json(WORDS)), "vocabulary": json.dumps(vocabulary)}
-    weights.save(at / "words.safetensors", Words(WORDS, vocabulary).state_dict(), described)
+    write_models(at, ["a", "red", "circle"])
     return write(at, SIZES)
 
 
