@@ -10,7 +10,7 @@ own request alone: its noise is drawn from its seed, whatever else is in the bat
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -36,7 +36,7 @@ from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
 from mutoscope.diffusion import samplers
 from mutoscope.diffusion.guidance import Axes, Branch, Given, Guidance, guide
-from mutoscope.diffusion.samplers import OnStep
+from mutoscope.diffusion.samplers import OnStep, Restarts, Sampler, restarting, stretches
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import Encoder, SeeingEncoder, TextTokens
 from mutoscope.encoders.cache import Cached, default_folder, fingerprint
@@ -47,7 +47,7 @@ from mutoscope.placement.offload import Offload, resident
 from mutoscope.placement.quantize import Quantize, quantize_linears, quantized
 from mutoscope.plan import Decoding, Tileable, Way, Workload, choose_decoding, refuse_quantized
 
-SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
+SAMPLERS: Mapping[str, Sampler] = {
     "euler": samplers.euler,
     "heun": samplers.heun,
     "adams_bashforth": samplers.adams_bashforth,
@@ -77,6 +77,7 @@ class Request:
         renormalise: what the guided velocity's length is kept over: "sample", "frame" or "token"; "none" lets it grow.
         sampler: a name of `SAMPLERS`.
         shift: how far the times of sampling lean towards noise, above 0; 1 spaces them evenly.
+        restarts: how often the sampler goes back towards noise; 0 for never.
         seed: of the noise, at least 0.
         negative: what to lead away from, as far as `guidance` leads to the prompt; empty for nothing in particular.
     """
@@ -93,6 +94,7 @@ class Request:
     renormalise: Axes | Literal["none"] | None = None
     sampler: str | None = None
     shift: float | None = None
+    restarts: int | None = None
     seed: int = 0
     negative: str | None = None
 
@@ -126,6 +128,12 @@ class Settings:
     guidance: Guidance
     scale: float
     negative: str | None
+    restarts: Restarts | None = None
+
+    @property
+    def walked(self) -> int:
+        """Steps that are taken, restarts included."""
+        return num_walked(self.steps, self.shift, self.restarts)
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ class Prepared:
     noise: Float[Tensor, "B C T H W"]
     grid: Float[Tensor, " N"]
     given: Given | None
+    seeds: tuple[int, ...]
 
 
 class Stream(NamedTuple):
@@ -231,7 +240,8 @@ class System:
                     "are given. Generate the others in a batch of their own."
                 )
         shape = self._latents(settings.num_frames, settings.height, settings.width)
-        noise = torch.stack([rng.noise(shape, request.seed, 0) for request in requests]).to(self.device)
+        seeds = tuple(request.seed for request in requests)
+        noise = _noise(shape, seeds).to(self.device)
         given = first = None
         if frames:
             pictures = np.stack([np.stack([request.given[index] for index in frames]) for request in requests])
@@ -244,7 +254,7 @@ class System:
         if first is not None and self.family.start is not None:
             noise = self.family.start(self.config, noise, first, self.sampling.image_share)
         condition = self._condition(requests, settings, settings.guidance.weights(has_image=given is not None), first)
-        return Prepared(settings, condition, noise, grid(settings.steps, settings.shift), given)
+        return Prepared(settings, condition, noise, grid(settings.steps, settings.shift), given, seeds)
 
     def _condition(
         self,
@@ -294,8 +304,15 @@ class System:
                 return self.network(x.to(dtype_of(self.network)), t, prepared.condition)
 
         field = guide(stacked, prepared.settings.guidance, prepared.given)
+        sampler, noise = SAMPLERS[prepared.settings.sampler], prepared.noise
+        if prepared.settings.restarts is not None:
+
+            def fresh(number: int) -> Tensor:
+                return _noise(noise.shape[1:], prepared.seeds, number).to(noise)
+
+            sampler = restarting(sampler, prepared.settings.restarts, fresh)
         with self.at_work(self.network):
-            return SAMPLERS[prepared.settings.sampler](field, prepared.noise, prepared.grid, on_step)
+            return sampler(field, noise, prepared.grid, on_step)
 
     def choose_decoding(self, latents: Float[Tensor, "B C T H W"], asked: Way | None = None) -> Decoding:
         """Choose how to decode by the memory that there is now; see `plan.choose_decoding`."""
@@ -377,6 +394,11 @@ class System:
     def at_work(self, component: object) -> AbstractContextManager[None]:
         """Have a component on the device, for those that live elsewhere."""
         return nullcontext() if self.offload_to is None else resident(cast(nn.Module, component), self.offload_to)
+
+
+def _noise(shape: Sequence[int], seeds: Sequence[int], number: int = 0) -> Float[Tensor, "B *S"]:
+    """Draw the noise of each clip that it begins with, or that of one of its restarts."""
+    return torch.stack([rng.noise(shape, seed, 0, number) for seed in seeds])
 
 
 def _pixels(group: Float[Tensor, "3 f H W"]) -> UInt8[np.ndarray, "f H W 3"]:
@@ -483,7 +505,8 @@ def settings_of(model: Outline | System, request: Request) -> Settings:
         raise RequestError(f"There is no sampler {sampler!r}. Use one of: {', '.join(SAMPLERS)}.")
     steps = own.steps if request.steps is None else request.steps
     shift = own.shift if request.shift is None else request.shift
-    grid(steps, shift)  # refuses what is no number of steps, and no shift
+    restarts = _restarts(own, request)
+    num_walked(steps, shift, restarts)  # refuses what is no number of steps, no shift, and too few to restart
     guidance = _guidance(own, request)
     around = model.family.guidance_around(model.config, guidance)
     negative = _negative(model, request, around)
@@ -502,7 +525,25 @@ def settings_of(model: Outline | System, request: Request) -> Settings:
         refuse_given(model.family, model.name, frames)
         if len(frames) == num_frames + model.family.dropped(model.config):
             raise RequestError(f"All {num_frames} frames are given, so there is nothing to make. Ask for more frames.")
-    return Settings(num_frames, height, width, fps, steps, shift, sampler, around, guidance.text_scale, negative)
+    scale = guidance.text_scale
+    return Settings(num_frames, height, width, fps, steps, shift, sampler, around, scale, negative, restarts)
+
+
+def num_walked(steps: int, shift: float, restarts: Restarts | None) -> int:
+    """Return how many steps a sampler takes, restarts included.
+
+    Raises:
+        RequestError: this is no number of steps, no shift, or too few steps to restart.
+    """
+    return sum(len(stretch) - 1 for stretch in stretches(grid(steps, shift), restarts))
+
+
+def _restarts(own: Sampling, request: Request) -> Restarts | None:
+    if request.restarts is None:
+        return own.restarts
+    if request.restarts < 0:
+        raise RequestError(f"restarts={request.restarts} cannot be taken. Give 0 for none, or 1 or more.")
+    return replace(own.restarts or Restarts(), count=request.restarts) if request.restarts else None
 
 
 def _guidance(own: Sampling, request: Request) -> Guidance:
@@ -596,7 +637,11 @@ def workload(
         found.family,
         found.config,
         PixelSize(*filled),
-        own.steps if request.steps is None else request.steps,
+        num_walked(
+            own.steps if request.steps is None else request.steps,
+            own.shift if request.shift is None else request.shift,
+            _restarts(own, request),
+        ),
         request.sampler or own.sampler,
         len(found.family.guidance_around(found.config, _guidance(own, request)).weights(has_image and is_held)),
         text_tokens=release.text_tokens if release else TEXT_TOKENS,

@@ -47,8 +47,19 @@ def test_clip_depends_on_its_own_request_alone(system: System) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_given_frames_arrive_as_they_were_given(system: System) -> None:
-    request = Request("a red circle", given={0: PICTURE, 3: PICTURE[::-1]}, steps=4)
+def test_restarts_draw_anew_from_the_clips_own_seed(system: System) -> None:
+    first, second = (Request("a red circle", seed=seed, steps=8, restarts=2) for seed in (1, 2))
+    together = latents_of(system, first, second)
+    alone = torch.cat([latents_of(system, first), latents_of(system, second)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    without = latents_of(system, replace(first, restarts=0))
+    assert not torch.allclose(alone[:1], without, atol=0.1)
+    assert torch.equal(without, latents_of(system, replace(first, restarts=None)))  # as the family says
+
+
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_given_frames_arrive_as_they_were_given(system: System, restarts: int) -> None:
+    request = Request("a red circle", given={0: PICTURE, 3: PICTURE[::-1]}, steps=6, restarts=restarts)
     latents = latents_of(system, request)
     pixels = torch.from_numpy(np.stack([PICTURE, PICTURE[::-1]])).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     torch.testing.assert_close(latents[:, :, [0, 3]], system.autoencoder.encode(pixels), rtol=1e-4, atol=1e-4)
@@ -143,6 +154,8 @@ def test_groups_of_frames_are_the_whole_clip(system: System) -> None:
         (Request("a circle", steps=0), "steps=0"),
         (Request("a circle", guidance=-1.0), "at least 0"),
         (Request("a circle", shift=0.0), "shift=0.0"),
+        (Request("a circle", restarts=-1), "restarts=-1"),
+        (Request("a circle", steps=2, restarts=1), "2 steps are too few"),
         (Request("a circle", fps=Fraction(0)), "above 0"),
         (Request("a circle", given={4: PICTURE}), "frames 0 to 3"),
         (Request("a circle", given={0: PICTURE[:16]}), "32x16, the clip is 32x32"),

@@ -65,8 +65,9 @@ def print_info(name: str) -> None:
         table.add_row("tokens", f"{made.tokens:,} of video")
         table.add_row("needs", _needs(made))
     sampling = found.sampling
+    again = f" and {sampling.restarts.count} restarts" if sampling.restarts else ""
     guided = f"guidance {sampling.guidance.text_scale:g}, shift {sampling.shift:g}"
-    table.add_row("sampling", f"{sampling.steps} steps of {sampling.sampler}, {guided}")
+    table.add_row("sampling", f"{sampling.steps} steps of {sampling.sampler}{again}, {guided}")
     table.add_row("given pictures", _given(found.family))
     for label, text in _whereabouts(found):
         table.add_row(label, text)

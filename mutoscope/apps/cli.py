@@ -35,12 +35,13 @@ class Sampling:
     """How to walk from noise to a video.
 
     Args:
-        steps: Sampling steps; the model's own number if not given, as for the options down to shift.
+        steps: Sampling steps; the model's own number if not given, as for the options down to restarts.
         guidance: How strongly to follow the prompt and the pictures; 1 is as trained.
         image_guidance: How strongly to follow the pictures, if not as the prompt.
         renormalise: Keep the length of the guided velocity over each sample, frame or token; none lets it grow.
         sampler: euler, heun or adams_bashforth.
         shift: How far the times of sampling lean towards noise; 1 spaces them evenly.
+        restarts: How often to go back towards noise and come down again, each time some more steps; 0 for never.
         seed: Of the noise; the same seed gives the same file on the same machine.
     """
 
@@ -50,6 +51,7 @@ class Sampling:
     renormalise: OptionalRenormalise = None
     sampler: OptionalText = None
     shift: OptionalFloat = None
+    restarts: OptionalInt = None
     seed: int = 0
 
     def request(self) -> "Request":
@@ -64,6 +66,7 @@ class Sampling:
             renormalise=self.renormalise,
             sampler=self.sampler,
             shift=self.shift,
+            restarts=self.restarts,
             seed=self.seed,
         )
 

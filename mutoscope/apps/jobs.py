@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
     settings = system.settings(requests[0])
     if not quiet:
         _say([*notes, *_warnings(job, system, settings)])
-    with progress(settings.steps * len(requests), "sampling", quiet=quiet) as bar:
+    with progress(settings.walked * len(requests), "sampling", quiet=quiet) as bar:
 
         def on_step(step: Step) -> None:
             bar.advance(1)
@@ -297,6 +297,7 @@ def _write_sidecar(
         "steps": settings.steps,
         "shift": settings.shift,
         "sampler": settings.sampler,
+        "restarts": None if settings.restarts is None else asdict(settings.restarts),
         "guidance": settings.scale,
         "image_guidance": settings.guidance.image_scale,
         "negative": settings.negative,
@@ -351,6 +352,7 @@ def _command(job: GenerateJob, request: Request, settings: Settings, path: Path)
         "image-guidance": settings.guidance.image_scale,
         "renormalise": settings.guidance.renormalised_by or "none",
         "shift": settings.shift,
+        "restarts": 0 if settings.restarts is None else settings.restarts.count,
         "negative": settings.negative if settings.negative or request.negative is not None else None,
         "sampler": settings.sampler,
         "seed": request.seed,
@@ -419,6 +421,7 @@ def _speaks(job: GenerateJob, known: Outline | System) -> bool:
         "renormalise": request.renormalise,
         "sampler": request.sampler,
         "shift": request.shift,
+        "restarts": request.restarts,
         "fit pad": "pad" if job.fit == "pad" else None,
     }
     if given := [f"--{name}" for name, value in others.items() if value is not None]:

@@ -4,19 +4,22 @@
     heun              order 2, two calls a step
     adams_bashforth   order 2, one call a step: the most accurate for a given number of calls
 
-All take ``(field, x, grid, on_step)``. Keep `x` in float32 whatever the precision of the network: a sum of many small
-steps needs the digits. Nothing here turns gradients off; the caller decides. Whatever `on_step` raises goes through,
-which is how a caller stops early.
+All take ``(field, x, grid, on_step)``. `restarting` makes of any of them one that goes back towards noise and comes
+down again, for networks whose mistakes on the way would otherwise stay. Keep `x` in float32 whatever the precision of
+the network: a sum of many small steps needs the digits. Nothing here turns gradients off; the caller decides. Whatever
+`on_step` raises goes through, which is how a caller stops early.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mutoscope.core.errors import RequestError
 from mutoscope.diffusion.process import Field
 
 
@@ -32,6 +35,39 @@ class Step(NamedTuple):
 
 
 OnStep = Callable[[Step], None]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """What every function here that walks a grid is."""
+
+    def __call__(
+        self, field: Field, x: Float[Tensor, "B *S"], grid: Float[Tensor, " N"], on_step: OnStep | None = None
+    ) -> Float[Tensor, "B *S"]:
+        """Return the state at grid[-1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How often to go back towards noise, and over which stretch of the clock.
+
+    Args:
+        count: how often, at least 1.
+        high: time to go back to.
+        low: time from which, 0 < low < high < 1. Both are taken at the nearest times of the grid.
+
+    Source:
+        Xu et al. 2023, "Restart sampling for improving generative processes" (arXiv 2306.14878). The times are ours.
+    """
+
+    count: int = 2
+    high: float = 0.8
+    low: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 < self.low < self.high < 1:
+            raise RequestError(f"{self} cannot be walked: count is 1 or more, and 0 < low < high < 1.")
 
 
 def euler(
@@ -123,6 +159,79 @@ def adams_bashforth(
         x = x + (t_next - t) * slope
         before = t, velocity
     return x
+
+
+def stretches(grid: Float[Tensor, " N"], restarts: Restarts | None) -> list[Float[Tensor, " n"]]:
+    """Return the grids that are walked one after another: `grid` down to `low`, from `high` again, and the rest.
+
+    Args:
+        grid: N falling times, from `schedule.grid`.
+        restarts: how often to go back; None leaves `grid` whole.
+
+    Raises:
+        RequestError: the grid has no step between the two times.
+    """
+    if restarts is None:
+        return [grid]
+    top, bottom = (int((grid - t).abs().argmin()) for t in (restarts.high, restarts.low))
+    if top == bottom or grid[bottom] == 0 or grid[top] == 1:
+        raise RequestError(
+            f"{len(grid) - 1} steps are too few to go back from t = {restarts.low} to {restarts.high}. "
+            "Take more steps, or no restarts."
+        )
+    return [grid[: bottom + 1], *[grid[top : bottom + 1]] * restarts.count, grid[bottom:]]
+
+
+def restarting(sampler: Sampler, restarts: Restarts, fresh: Callable[[int], Float[Tensor, "B *S"]]) -> Sampler:
+    """Return a sampler that also walks part of the clock again and again, each time with new noise.
+
+    A step that went wrong is frozen into the state, and what follows is drawn around it. Noise added at `low`, as much
+    as brings the state to `high`, covers it, and the network draws it anew, now with the rest of the picture in view.
+
+    Args:
+        sampler: walks each stretch; one that looks back at earlier steps begins each anew.
+        restarts: how often, and where.
+        fresh: standard normal noise of the shape of the state, for restart 1, 2, ...; each used once.
+
+    Returns:
+        The sampler. It tells `on_step` of all steps, numbered through.
+    """
+
+    def walk(
+        field: Field, x: Float[Tensor, "B *S"], grid: Float[Tensor, " N"], on_step: OnStep | None = None
+    ) -> Float[Tensor, "B *S"]:
+        first, *again, rest = stretches(grid, restarts)
+        high, low, taken = float(again[0][0]), float(rest[0]), 0
+
+        def down(x: Float[Tensor, "B *S"], stretch: Float[Tensor, " n"]) -> Float[Tensor, "B *S"]:
+            nonlocal taken
+            before, taken = taken, taken + len(stretch) - 1
+
+            def tell(step: Step) -> None:
+                if on_step is not None:
+                    on_step(step._replace(index=before + step.index))
+
+            return sampler(field, x, stretch, tell)
+
+        x = down(x, first)
+        for number, stretch in enumerate(again, start=1):
+            x = down(noisier(x, low, high, fresh(number)), stretch)
+        return down(x, rest)
+
+    return walk
+
+
+def noisier(x: Float[Tensor, "B *S"], t: float, later: float, noise: Float[Tensor, "B *S"]) -> Float[Tensor, "B *S"]:
+    """Return the state at `later` that has come from x at t by noise alone: ``(1 - t) data + t noise`` goes on to that.
+
+    Args:
+        x: the state at t.
+        t: its time, below 1.
+        later: a time in [t, 1].
+        noise: standard normal, independent of x.
+    """
+    kept = (1 - later) / (1 - t)  # of the data, and so of all of x
+    return kept * x + (later**2 - (kept * t) ** 2) ** 0.5 * noise
 
 
 def _steps(grid: Float[Tensor, " N"]) -> Iterator[tuple[int, float, float]]:

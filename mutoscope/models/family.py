@@ -21,6 +21,7 @@ from mutoscope.core.errors import RequestError
 from mutoscope.core.weights import Key
 from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.diffusion.guidance import Guidance
+from mutoscope.diffusion.samplers import Restarts
 from mutoscope.encoders.base import Encoder, TextTokens
 
 
@@ -98,6 +99,7 @@ class Sampling:
         guidance: scales and renormalisation.
         shift: of the grid of times; 1 leaves it even.
         image_share: of the given first frame in the noise of every frame, for families with a `Family.start`.
+        restarts: how often the sampler goes back towards noise; None for never.
     """
 
     steps: int
@@ -105,6 +107,7 @@ class Sampling:
     guidance: Guidance
     shift: float = 1.0
     image_share: float = 0.0
+    restarts: Restarts | None = None
 
 
 @dataclass(frozen=True)

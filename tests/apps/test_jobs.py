@@ -47,9 +47,10 @@ def test_same_job_writes_the_same_bytes(system: System, job: GenerateJob, tmp_pa
 
 
 def test_sidecar_names_the_command_that_makes_the_file_again(system: System, job: GenerateJob, tmp_path: Path) -> None:
-    paths = generate(replace(job, request=replace(job.request, seed=5), count=2), system, quiet=True)
+    asked = replace(job.request, seed=5, steps=8, restarts=3)
+    paths = generate(replace(job, request=asked, count=2), system, quiet=True)
     record = json.loads(Path(f"{paths[1]}.json").read_text(encoding="utf-8"))
-    assert record["seed"] == 6
+    assert (record["seed"], record["restarts"]["count"]) == (6, 3)
     assert record["command"][:3] == ["mutoscope", "generate", job.request.prompt]
     options = options_of(record["command"])
     request = Request(
@@ -61,6 +62,7 @@ def test_sidecar_names_the_command_that_makes_the_file_again(system: System, job
         steps=int(options["--steps"]),
         guidance=float(options["--guidance"]),
         sampler=options["--sampler"],
+        restarts=int(options["--restarts"]),
         seed=int(options["--seed"]),
     )
     again = GenerateJob(request, out=tmp_path / "again.mp4")

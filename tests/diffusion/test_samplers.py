@@ -5,8 +5,9 @@ import statistics
 import pytest
 import torch
 
+from mutoscope.core.errors import RequestError
 from mutoscope.diffusion.flow import to_denoised
-from mutoscope.diffusion.samplers import adams_bashforth, euler, heun
+from mutoscope.diffusion.samplers import Restarts, adams_bashforth, euler, heun, noisier, restarting, stretches
 from mutoscope.diffusion.schedule import grid
 
 from .gaussians import gaussian, mixture
@@ -153,3 +154,77 @@ def test_gradient_of_the_arrival_is_the_scale_of_the_transport(sampler):
 def test_a_field_of_low_precision_leaves_the_state_in_float32(sampler):
     field = gaussian(0.0, 1.0)
     assert sampler(lambda x, t: field(x, t).bfloat16(), draw(2, 3).float(), grid(4)).dtype == torch.float32
+
+
+class TestRestarts:
+    """Back towards noise and down again."""
+
+    RESTARTS = Restarts(3, 0.8, 0.3)
+
+    def test_the_stretches_meet_at_times_of_the_grid(self):
+        times = grid(8, 3.0)
+        first, *again, rest = stretches(times, self.RESTARTS)
+        assert torch.cat([first, rest[1:]]).equal(times)
+        assert len(again) == 3
+        for stretch in again:
+            assert stretch[-1] == first[-1] == rest[0]
+            assert (stretch[0].item(), stretch[-1].item()) == pytest.approx((0.8, 0.3), abs=0.04)
+            assert set(stretch.tolist()) <= set(times.tolist())
+
+    def test_without_restarts_the_grid_stays_whole(self):
+        times = grid(8, 3.0)
+        assert [stretch.tolist() for stretch in stretches(times, None)] == [times.tolist()]
+
+    def test_noise_added_at_a_time_gives_the_state_of_a_later_one(self):
+        """If the data are a point, the state at t is (1 - t) times it, plus noise of deviation t."""
+        x = 0.7 * 2.0 + 0.3 * draw(200_000, 1)
+        later = noisier(x, 0.3, 0.8, draw(200_000, 1, seed=1))
+        assert later.mean().item() == pytest.approx(0.2 * 2.0, abs=0.01)
+        assert later.std().item() == pytest.approx(0.8, abs=0.01)
+        assert noisier(x, 0.3, 0.3, x).equal(x)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_the_law_of_what_arrives_is_that_of_the_data(self, sampler):
+        walk = restarting(sampler, self.RESTARTS, lambda number: draw(4096, 4, seed=number))
+        data = walk(gaussian(-1.5, 0.8), draw(4096, 4), grid(50, 3.0))
+        assert data.mean().item() == pytest.approx(-1.5, abs=0.03)
+        assert data.std().item() == pytest.approx(0.8, abs=0.03)
+
+    def test_what_was_wrong_before_is_forgotten(self):
+        """A field that errs above t = 0.8 alone leaves less of its error after restarts."""
+        right = gaussian(1.0, 0.2)
+
+        def erring(x, t):
+            return right(x, t) + (t > 0.8).view(-1, 1) * 2.0
+
+        noise, times = draw(4096, 4), grid(32, 3.0)
+        walk = restarting(euler, self.RESTARTS, lambda number: draw(4096, 4, seed=number))
+        once, again = (abs(one(erring, noise, times).mean().item() - 1) for one in (euler, walk))
+        assert again < once / 10
+
+    def test_every_step_is_told_once_numbered_through(self):
+        seen, field = [], counted(gaussian(0.0, 1.0))
+        walk = restarting(adams_bashforth, self.RESTARTS, lambda number: draw(2, 4, seed=number))
+        walk(field, draw(2, 4), grid(8, 3.0).double(), seen.append)
+        walked = sum(len(stretch) - 1 for stretch in stretches(grid(8, 3.0), self.RESTARTS))
+        assert [step.index for step in seen] == list(range(walked))
+        assert field.count == walked > 8
+
+    def test_each_restart_has_noise_of_its_own(self):
+        asked = []
+
+        def fresh(number):
+            asked.append(number)
+            return draw(2, 4, seed=number)
+
+        restarting(euler, self.RESTARTS, fresh)(gaussian(0.0, 1.0), draw(2, 4), grid(8, 3.0).double())
+        assert asked == [1, 2, 3]
+
+    def test_too_few_steps_are_refused(self):
+        with pytest.raises(RequestError, match=r"2 steps are too few to go back from t = 0\.3 to 0\.8"):
+            stretches(grid(2), self.RESTARTS)
+
+    @pytest.mark.parametrize("wrong", [(0, 0.8, 0.3), (2, 0.3, 0.8), (2, 1.0, 0.3), (2, 0.8, 0.0)])
+    def test_times_that_cannot_be_walked_are_refused(self, wrong):
+        with pytest.raises(RequestError, match="cannot be walked"):
+            Restarts(*wrong)
