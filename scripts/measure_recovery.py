@@ -19,6 +19,7 @@ import tyro
 
 from mutoscope import pipeline
 from mutoscope.core.video import Video
+from mutoscope.evaluate.world import is_seen_from_the_start
 from mutoscope.pipeline import Request, System
 from mutoscope.worlds import oracle
 from mutoscope.worlds.language import caption
@@ -40,6 +41,8 @@ class Options:
         clips: how many, each with one thing all of whose attributes can be told.
         guidance: how strongly to follow the text; the model's own if not given.
         steps: of sampling; the model's own if not given.
+        given: frames that are given, under texts that leave out much of what these show.
+        image_guidance: how strongly to follow them, if not as the text.
         restarts: how often to go back towards noise, at t = 1 alone: see `diffusion.samplers`.
         threads: that torch may use.
     """
@@ -48,6 +51,8 @@ class Options:
     times: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
     clips: int = 48
     guidance: float | None = None
+    given: tuple[int, ...] = ()
+    image_guidance: float | None = None
     steps: int | None = None
     restarts: int = 0
     threads: int = 1
@@ -59,7 +64,9 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     system = pipeline.load(options.model, "cpu")
     drawn = (sample(seed, split="any", count=1) for seed in count(FIRST_SEED))
-    scenes = list(islice((scene for scene in drawn if not unscored(scene)), options.clips))
+    scenes = list(
+        islice((scene for scene in drawn if not unscored(scene) and is_seen_from_the_start(scene)), options.clips)
+    )
     heads = ("t", *ATTRIBUTES, "all", "mean")
     print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
     for t in options.times:
@@ -74,13 +81,21 @@ def main(options: Options) -> None:
 
 def _recover(system: System, scenes: list[Scene], t: float, options: Options) -> list[dict[str, bool]]:
     """Mix the true clips of scenes with noise, generate from there, and judge what comes."""
-    sampling = Request("", guidance=options.guidance, steps=options.steps, restarts=options.restarts if t == 1 else 0)
-    texts = [caption(scene, scene.seed, "en", "short") for scene in scenes]
-    prepared = system.prepare(
-        [replace(sampling, prompt=text, seed=scene.seed) for text, scene in zip(texts, scenes, strict=True)]
-    )
     size = system.size
     truths = [render(scene, size.num_frames, size.height, size.width) for scene in scenes]
+    requests = [
+        Request(
+            caption(scene, scene.seed, "en", "brief" if options.given else "short"),
+            given={index: truth[index] for index in options.given},
+            guidance=options.guidance,
+            image_guidance=options.image_guidance,
+            steps=options.steps,
+            restarts=options.restarts if t == 1 else 0,
+            seed=scene.seed,
+        )
+        for scene, truth in zip(scenes, truths, strict=True)
+    ]
+    prepared = system.prepare(requests)
     pixels = torch.cat([Video.from_array(truth, size.fps).tensor() for truth in truths])
     latents = system.autoencoder.encode(pixels)
     if t > 0:

@@ -244,7 +244,8 @@ def test_component_is_on_the_device_only_while_it_is_used() -> None:
 
 
 def test_workload_is_that_of_the_request_and_of_the_model_where_it_says_nothing() -> None:
-    work = workload(outline("stiv/toy"), Request("", height=128, steps=7, image_guidance=4.0), has_image=True)
+    request = Request("", height=128, steps=7, restarts=0, image_guidance=4.0)
+    work = workload(outline("stiv/toy"), request, has_image=True)
     system = load("stiv/toy", "cpu")
     assert work.size == (system.size.num_frames, 128, system.size.width)
     assert (work.num_steps, work.batch, work.sampler) == (7, 3, system.sampling.sampler)

@@ -218,6 +218,7 @@ def plan(
     steps: OptionalInt = None,
     guidance: OptionalFloat = None,
     sampler: OptionalText = None,
+    restarts: OptionalInt = None,
     with_picture: Annotated[bool, FlagCreatePairsOff] = False,
     quantize: OptionalQuantize = None,
 ) -> None:
@@ -233,6 +234,7 @@ def plan(
         steps: Sampling steps.
         guidance: How strongly to follow the prompt; 1 is as trained.
         sampler: euler, heun or adams_bashforth.
+        restarts: How often to go back towards noise, which takes some more steps each time.
         with_picture: Plan for a video that begins with a given picture.
         quantize: Plan with the weights of the network's linear layers in eight bits: fp8.
     """
@@ -240,7 +242,14 @@ def plan(
     from mutoscope.pipeline import Request
 
     request = Request(
-        "", height=height, width=width, num_frames=num_frames, steps=steps, guidance=guidance, sampler=sampler
+        "",
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        restarts=restarts,
     )
     about.print_plan(model, request, hardware, gpus, has_image=with_picture, quantize=quantize)
 

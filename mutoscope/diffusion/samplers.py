@@ -177,7 +177,7 @@ def stretches(grid: Float[Tensor, " N"], restarts: Restarts | None) -> list[Floa
     if top == bottom or grid[bottom] == 0 or grid[top] == 1:
         raise RequestError(
             f"{len(grid) - 1} steps are too few to go back from t = {restarts.low} to {restarts.high}. "
-            "Take more steps, or no restarts."
+            "Take more steps, or no restarts (--restarts 0)."
         )
     return [grid[: bottom + 1], *[grid[top : bottom + 1]] * restarts.count, grid[bottom:]]
 

@@ -6,14 +6,15 @@ Needs the bundled autoencoder and text encoder (autoencoder.py and words.py besi
 compiler for torch.compile. STIV (arXiv 2412.07730) inflates an image model to a video model. Here a window of four
 frames is one slot of tokens: it costs what a picture would and shows motion, too, and nothing needs inflating. The
 clips are left to teach how things move for longer. All along one model learns all tasks, by drawing which frames are
-given. The second round begins where the first ended, with as many scenes again that it has not seen. What each choice
-is worth: docs/decisions/0002-toy-training.md and 0004-fewer-weights.md.
+given. The second round begins where the first ended, with as many scenes again that it has not seen; a third has clips
+alone. What each choice is worth: docs/decisions/0002-toy-training.md and those after it.
 """
 
 from dataclasses import replace
 
 from mutoscope.diffusion.flow import FlowMatching, LogitNormal
 from mutoscope.diffusion.guidance import Guidance
+from mutoscope.diffusion.samplers import Restarts
 from mutoscope.models.family import Sampling
 from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents, LengthMix
 from mutoscope.train.optim import Muon
@@ -32,10 +33,11 @@ ALL_TASKS = GivenMix(none=0.6, first=0.16, first_four=0.06, first_last=0.06, eve
 CLIP_SHIFT = 3.0
 SLOT_SHIFT = 2.0
 SAMPLING = Sampling(
-    steps=20,
+    steps=8,
     sampler="adams_bashforth",
     guidance=Guidance(text_scale=2.0, renormalised_by="sample"),
     shift=CLIP_SHIFT,
+    restarts=Restarts(count=4, high=0.8, low=0.3),
 )
 
 
@@ -84,6 +86,7 @@ def recipe() -> Recipe:
     slots_again = replace(of_slots, name="slots-again", steps=1912, start_from="previous")
     twice = replace(clips, data=_mostly_one_thing(LATENTS) + _mostly_one_thing(MORE_LATENTS))
     clips_again = replace(of_clips, name="tasks-again", objective=twice, steps=1500, warmup_steps=50)
+    clips_once_more = replace(clips_again, name="tasks-once-more", steps=2050)
     return Recipe(
         name="toy stiv",
         phases=(
@@ -94,6 +97,7 @@ def recipe() -> Recipe:
             longer,
             slots_again,
             clips_again,
+            clips_once_more,
         ),
     )
 

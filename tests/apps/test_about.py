@@ -59,11 +59,11 @@ def test_models_say_where_their_weights_are(published: None, capsys: pytest.Capt
 
 
 def test_plan_says_what_a_device_must_have(capsys: pytest.CaptureFixture[str]) -> None:
-    about.print_plan("stiv/toy", Request("", height=128, steps=10), "rtx4090", 2, has_image=False)
+    about.print_plan("stiv/toy", Request("", height=128, steps=8, restarts=2), "rtx4090", 2, has_image=False)
     shown = capsys.readouterr().out
     assert "stiv/toy at 128x64x16 on 2 x rtx4090, 24.0 GB" in shown
     assert "512 of video" in shown  # 16 x 8 latent pixels in four slots of four frames
-    assert "in 10 steps" in shown
+    assert "in 16 steps" in shown  # four of the eight are walked again, twice
     assert "does not fit" not in shown
 
 

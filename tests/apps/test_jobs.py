@@ -225,6 +225,7 @@ def test_what_has_no_room_is_refused_before_loading_unless_forced(
     loads: list[str] = []
     monkeypatch.setattr(jobs, "load", lambda name, *_, **__: loads.append(name) or system)
     monkeypatch.setattr(jobs, "available_bytes", lambda _: 50_000_000)
+    job = replace(job, request=replace(job.request, restarts=0))
     great = replace(job, model="stiv/toy", device="cpu", request=replace(job.request, num_frames=160))
     with pytest.raises(RequestError, match=r"stiv/toy at 64x64x160 needs .*, you have 50\.0 MB: use \d+x\d+x\d+"):
         generate(replace(great, request=replace(great.request, steps=10**6)), quiet=True)
