@@ -276,8 +276,9 @@ def test_template_of_another_model_is_refused_before_anything_is_read(
         generate(job("hunyuan-i2v", template=folders / "video.txt"), quiet=True)
     with pytest.raises(RequestError, match=r"contentv puts nothing around a prompt\. Leave --template out"):
         generate(job("contentv", picture=False, force=True), quiet=True)
+    toy = job("stiv/toy", picture=False)
     with pytest.raises(RequestError, match="--template does not go with it"):
-        generate(job("stiv/toy", picture=False), quiet=True)
+        generate(replace(toy, request=replace(toy.request, restarts=0)), quiet=True)  # two steps are too few for any
 
 
 QUANTISED = {"hunyuan": "", "hunyuan-i2v": "base."}  # what stands before the names of their blocks
