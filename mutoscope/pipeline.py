@@ -503,9 +503,7 @@ def settings_of(model: Outline | System, request: Request) -> Settings:
     sampler = request.sampler or own.sampler
     if sampler not in SAMPLERS:
         raise RequestError(f"There is no sampler {sampler!r}. Use one of: {', '.join(SAMPLERS)}.")
-    steps = own.steps if request.steps is None else request.steps
-    shift = own.shift if request.shift is None else request.shift
-    restarts = _restarts(own, request)
+    steps, shift, restarts = _walk(own, request)
     num_walked(steps, shift, restarts)  # refuses what is no number of steps, no shift, and too few to restart
     guidance = _guidance(own, request)
     around = model.family.guidance_around(model.config, guidance)
@@ -538,12 +536,15 @@ def num_walked(steps: int, shift: float, restarts: Restarts | None) -> int:
     return sum(len(stretch) - 1 for stretch in stretches(grid(steps, shift), restarts))
 
 
-def _restarts(own: Sampling, request: Request) -> Restarts | None:
+def _walk(own: Sampling, request: Request) -> tuple[int, float, Restarts | None]:
+    """Return the steps of a request, their shift, and the restarts."""
+    steps = own.steps if request.steps is None else request.steps
+    shift = own.shift if request.shift is None else request.shift
     if request.restarts is None:
-        return own.restarts
+        return steps, shift, own.restarts
     if request.restarts < 0:
         raise RequestError(f"restarts={request.restarts} cannot be taken. Give 0 for none, or 1 or more.")
-    return replace(own.restarts or Restarts(), count=request.restarts) if request.restarts else None
+    return steps, shift, replace(own.restarts or Restarts(), count=request.restarts) if request.restarts else None
 
 
 def _guidance(own: Sampling, request: Request) -> Guidance:
@@ -637,11 +638,7 @@ def workload(
         found.family,
         found.config,
         PixelSize(*filled),
-        num_walked(
-            own.steps if request.steps is None else request.steps,
-            own.shift if request.shift is None else request.shift,
-            _restarts(own, request),
-        ),
+        num_walked(*_walk(own, request)),
         request.sampler or own.sampler,
         len(found.family.guidance_around(found.config, _guidance(own, request)).weights(has_image and is_held)),
         text_tokens=release.text_tokens if release else TEXT_TOKENS,

@@ -124,6 +124,22 @@ def to_velocity(
     return (x - denoised) / per_sample(t, x)
 
 
+def noisier(x: Float[Tensor, "B *S"], t: float, later: float, noise: Float[Tensor, "B *S"]) -> Float[Tensor, "B *S"]:
+    """Add noise to the state at t until it is one of a later time on the clock, of the same data.
+
+    Args:
+        x: the state at t, (1 - t) * data + t * noise.
+        t: its time, below 1.
+        later: a time in [t, 1].
+        noise: standard normal, independent of x.
+
+    Returns:
+        (1 - later) * data + later * another noise, which is standard normal, too.
+    """
+    kept = (1 - later) / (1 - t)  # of the data, and so of all of x
+    return kept * x + (later**2 - (kept * t) ** 2) ** 0.5 * noise
+
+
 def per_sample(t: Float[Tensor, " B"] | float, x: Float[Tensor, "B *S"]) -> Tensor | float:
     """Give one number per sample as many trailing axes as `x` has; a plain number stays as it is."""
     return t.view(-1, *[1] * (x.ndim - 1)) if isinstance(t, Tensor) else t

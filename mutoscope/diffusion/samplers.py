@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mutoscope.core.errors import RequestError
+from mutoscope.diffusion.flow import noisier
 from mutoscope.diffusion.process import Field
 
 
@@ -27,7 +28,7 @@ class Step(NamedTuple):
     """Where a sampler stands at the beginning of a step; for previews, trajectories and progress."""
 
     index: int
-    """Counts from 0 to steps - 1."""
+    """Counts the steps that are taken, restarts included, from 0."""
     t: float
     x: Float[Tensor, "B *S"]
     velocity: Float[Tensor, "B *S"]
@@ -219,19 +220,6 @@ def restarting(sampler: Sampler, restarts: Restarts, fresh: Callable[[int], Floa
         return down(x, rest)
 
     return walk
-
-
-def noisier(x: Float[Tensor, "B *S"], t: float, later: float, noise: Float[Tensor, "B *S"]) -> Float[Tensor, "B *S"]:
-    """Return the state at `later` that has come from x at t by noise alone: ``(1 - t) data + t noise`` goes on to that.
-
-    Args:
-        x: the state at t.
-        t: its time, below 1.
-        later: a time in [t, 1].
-        noise: standard normal, independent of x.
-    """
-    kept = (1 - later) / (1 - t)  # of the data, and so of all of x
-    return kept * x + (later**2 - (kept * t) ** 2) ** 0.5 * noise
 
 
 def _steps(grid: Float[Tensor, " N"]) -> Iterator[tuple[int, float, float]]:

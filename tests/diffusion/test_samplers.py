@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mutoscope.core.errors import RequestError
-from mutoscope.diffusion.flow import to_denoised
-from mutoscope.diffusion.samplers import Restarts, adams_bashforth, euler, heun, noisier, restarting, stretches
+from mutoscope.diffusion.flow import noisier, to_denoised
+from mutoscope.diffusion.samplers import Restarts, adams_bashforth, euler, heun, restarting, stretches
 from mutoscope.diffusion.schedule import grid
 
 from .gaussians import gaussian, mixture
