@@ -32,3 +32,12 @@ def _available_on_the_machine() -> int:
         if "MemAvailable" in lines:
             return int(lines["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tell whether products in bfloat16 are fast on a device.
+
+    Accelerators have units for them. A CPU needs AVX-512 or AMX: without, torch 2.13 takes 20 to 80 times as long as in
+    float32 (2.4 against 45 to 87 GFLOP/s on one Zen 3 core).
+    """
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()

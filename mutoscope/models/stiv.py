@@ -172,6 +172,7 @@ class STIV(nn.Module):
         cond: Condition,
         *,
         keep: Int[Tensor, "B K"] | None = None,
+        taps: dict[int, Tensor] | None = None,
     ) -> Float[Tensor, "B C T H W"]:
         """Predict the velocity of noisy latents.
 
@@ -181,29 +182,32 @@ class STIV(nn.Module):
             cond: the rest.
             keep: masked training: the spatial tokens that the main blocks see, as indices into the h * w of a slot in
                 row-major order, the same number for every sample and the same ones in all its slots (section 2.2).
+            taps: numbers of blocks; each gets the tokens that leave that block, for a loss on them.
 
         Returns:
             The velocity, in the dtype of `x`.
         """
         stiv_t = 1 - t  # section 2.1, flow matching: STIV's clock runs from noise at 0 to data at 1
         weights = weigh(t, x.dtype) if self.config.weighed else None
-        seen = x if weights is None else weights.input * x
-        tokens = self.patch(patchify(seen, self.config.patch_size))  # B t L D
+        inputs = x if weights is None else weights.input * x
+        tokens = self.patch(patchify(inputs, self.config.patch_size))  # B t L D
         text = standardise(self.text(cond.tokens.to(x.dtype)))
         layers, head = self.modulation(self.singletons(stiv_t, cond, x.dtype))
         space, time = self._ropes(x)
-        kept, kept_space = tokens, space
+        seen, seen_space = tokens, space
         if keep is not None:
             index = keep[:, None, :, None].expand(-1, tokens.shape[1], -1, tokens.shape[3])
-            kept = tokens.gather(2, index)
-            kept_space = repeat(space[:, keep], "two B K D -> two (B t) 1 K D", t=tokens.shape[1])
-        for block in self.blocks[: self.config.depth - self.config.full_blocks]:
-            kept = block(kept, layers, text, cond.mask, kept_space, time)
-        tokens = kept if keep is None else tokens.to(kept.dtype).scatter(2, index, kept)
-        for block in self.blocks[self.config.depth - self.config.full_blocks :]:
-            tokens = block(tokens, layers, text, cond.mask, space, time)
+            seen = tokens.gather(2, index)
+            seen_space = repeat(space[:, keep], "two B K D -> two (B t) 1 K D", t=tokens.shape[1])
+        num_masked = self.config.depth - self.config.full_blocks
+        for number, block in enumerate(self.blocks):
+            seen = block(seen, layers, text, cond.mask, seen_space, time)
+            if keep is not None and number + 1 == num_masked:
+                seen, seen_space = tokens.to(seen.dtype).scatter(2, index, seen), space
+            if taps is not None and number in taps:
+                taps[number] = seen
         height = x.shape[3] // self.config.patch_size[1]
-        stiv_velocity = unpatchify(self.head(tokens, head), self.config.patch_size, height)
+        stiv_velocity = unpatchify(self.head(seen, head), self.config.patch_size, height)
         velocity = -stiv_velocity.to(x.dtype)  # its velocity is data - noise
         return velocity if weights is None else weights.answer * velocity + weights.skip * x
 

@@ -1,10 +1,12 @@
 """Train the toy autoencoder on frames of procedural worlds, without an adversary.
 
     frames -> encoder -> latents, plus noise -> decoder -> L1 + squares + edges
+                         latents, plus more noise -> probe -> what is where, against the truth of the world
 
 Noise on the latents makes the encoder keep apart what looks different, and teaches the decoder to decode what a
-diffusion model makes, which is never exactly what an encoder would have made. First both are trained; then the latents
-are final, and the decoder alone can be trained further.
+diffusion model makes, which is never exactly what an encoder would have made. The probe makes the latents state what
+pixels hardly show, such as an object's shape, and is dropped at export. First both are trained; then the latents are
+final, and the decoder alone can be trained further.
 """
 
 import copy
@@ -20,7 +22,7 @@ from typing import Literal
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor, nn
 
 from mutoscope.autoencoders.toy import FACTOR, ToyAutoencoder, ToyConfig
@@ -29,8 +31,10 @@ from mutoscope.core.errors import RecipeError
 from mutoscope.core.log import progress
 from mutoscope.core.video import Video
 from mutoscope.train.step import Objective
+from mutoscope.train.structure import STILL, Probe, without_probe
 from mutoscope.worlds.render import render
 from mutoscope.worlds.scene import Split, sample
+from mutoscope.worlds.truth import COUNT, truth_maps
 
 CLIP_FRAMES = 16
 SIDE, LARGE_SIDE = 64, 128  # pixels
@@ -56,6 +60,8 @@ class AutoencoderObjective:
         noise_varies: each sample draws its own deviation, from 0 to `noise`.
         squares: weight of the squared error beside the absolute one.
         edges: weight of the absolute error of differences between neighbouring pixels.
+        structure: weight of the probe's error; 0 trains without a probe. Frames of twice the size have none.
+        probe_noise: deviation of the noise on the latents that the probe reads.
         workers: processes that render; 0 does it in this one.
     """
 
@@ -70,6 +76,8 @@ class AutoencoderObjective:
     noise_varies: bool = False
     squares: float = 10.0
     edges: float = 0.5
+    structure: float = 0.0
+    probe_noise: float = 0.8
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +85,11 @@ class AutoencoderObjective:
             raise RecipeError(
                 f"clips={self.clips} must be at least 1, "
                 f"and frames_per_clip={self.frames_per_clip} from 1 to {CLIP_FRAMES}."
+            )
+        if self.structure < 0 or (self.structure > 0 and self.trains == "decoder"):
+            raise RecipeError(
+                f"structure={self.structure} must be at least 0, and 0 where the decoder alone is trained: "
+                "the probe reads latents, which are final then."
             )
         if self.large_clips < 0 or self.large_every < 1:
             raise RecipeError(
@@ -95,6 +108,27 @@ class ReconstructionBatch:
     frames: Float[Tensor, "b 3 H W"]
     noise: Float[Tensor, "b C h w"]
     weight: float  # of a frame: its pixels, in those of a small one
+    probe_noise: Float[Tensor, "b C h w"] | None = None
+    maps: Float[Tensor, "b n h w"] | None = None
+
+
+class Probed(ToyAutoencoder):
+    """An autoencoder with a probe on its latents."""
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__(config)
+        self.probe = Probe(config.latent_channels, STILL)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        frames: Float[Tensor, "B 3 H W"],
+        noise: Float[Tensor, "B C h w"],
+        probe_noise: Float[Tensor, "B C h w"] | None = None,
+    ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B n h w"] | None]:
+        """Encode once, decode through one noise, and answer what is where through another, if there is one."""
+        latents = self.encoder(frames)
+        answers = None if probe_noise is None else self.probe(latents + probe_noise)
+        return self.decoder(latents + noise), answers
 
 
 class Reconstruction(Objective):
@@ -105,9 +139,10 @@ class Reconstruction(Objective):
         s = settings
         after = s.first_seed + s.clips
         self.frames = world_frames(range(s.first_seed, after), s.frames_per_clip, SIDE, s.workers)
+        self.maps = world_maps(range(s.first_seed, after), s.frames_per_clip) if s.structure > 0 else None
         self.large = world_frames(range(after, after + s.large_clips), s.frames_per_clip, LARGE_SIDE, s.workers)
         self.sample_count: int | None = len(self.frames)
-        module = ToyAutoencoder(settings.model)
+        module = Probed(settings.model) if settings.structure > 0 else ToyAutoencoder(settings.model)
         if settings.trains == "decoder":
             module.encoder.requires_grad_(False)
             module.encoder.normalise.is_fitted = True
@@ -115,7 +150,7 @@ class Reconstruction(Objective):
 
     def start(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
         """Begin from weights of this network; those of the encoder become final when the decoder alone is trained."""
-        super().start(tensors, source=source)
+        super().start(tensors if self.settings.structure > 0 else without_probe(tensors), source=source)
         if self.settings.trains == "decoder":
             self._settle(self.module)
 
@@ -131,20 +166,38 @@ class Reconstruction(Objective):
             source, few = self.large, max(1, len(ids) // (LARGE_SIDE // SIDE) ** 2)
             weight = len(ids) / few
             ids = ids[:few]
-        frames = to_float(source[[one % len(source) for one in ids]])
-        mirrored = torch.tensor([rng.uniform(self.seed, one, step, "mirror") < 0.5 for one in ids])
-        frames = torch.where(mirrored[:, None, None, None], frames.flip(-1), frames)
+        rows = [one % len(source) for one in ids]
+        frames = to_float(source[rows])
+        maps = self.maps[rows].float() if self.maps is not None and source is self.frames else None
+        if self.maps is None:  # the maps of a mirrored frame would be others
+            mirrored = torch.tensor([rng.uniform(self.seed, one, step, "mirror") < 0.5 for one in ids])
+            frames = torch.where(mirrored[:, None, None, None], frames.flip(-1), frames)
         shape = (settings.model.latent_channels, frames.shape[2] // FACTOR, frames.shape[3] // FACTOR)
         noise = torch.stack([rng.noise(shape, self.seed, one, step) for one in ids]) * settings.noise
         if settings.noise_varies:
             noise *= torch.tensor([rng.uniform(self.seed, one, step, "level") for one in ids])[:, None, None, None]
-        return ReconstructionBatch(frames, noise, weight)
+        if maps is None:
+            return ReconstructionBatch(frames, noise, weight)
+        seed = rng.generator(self.seed, "probe").initial_seed()
+        probe_noise = torch.stack([rng.noise(shape, seed, one, step) for one in ids]) * settings.probe_noise
+        return ReconstructionBatch(frames, noise, weight, probe_noise, maps)
 
     def loss(self, module: nn.Module, batch: ReconstructionBatch) -> tuple[Float[Tensor, " b"], Mapping[str, float]]:
-        """Return the loss of each frame, and the mean peak signal-to-noise ratio in decibels."""
-        decoded = module(batch.frames, batch.noise).float()
+        """Return the loss of each frame, the mean peak signal-to-noise ratio in decibels, and what the probe read."""
+        if self.settings.structure == 0:
+            decoded, answers = module(batch.frames, batch.noise), None
+        else:
+            decoded, answers = module(batch.frames, batch.noise, batch.probe_noise)
+        decoded = decoded.float()
         quality = psnr(decoded.detach().clamp(-1, 1), batch.frames).mean()
-        return batch.weight * self._distance(decoded, batch.frames), {"psnr_db": batch.weight * float(quality)}
+        loss = batch.weight * self._distance(decoded, batch.frames)
+        metrics = {"psnr_db": batch.weight * float(quality)}
+        if answers is not None:
+            assert isinstance(module, Probed) and batch.maps is not None
+            error, found = module.probe.errors(answers.float(), batch.maps)
+            loss = loss + self.settings.structure * error
+            metrics.update(found)
+        return loss, metrics
 
     def _distance(self, made: Float[Tensor, "b 3 H W"], wanted: Float[Tensor, "b 3 H W"]) -> Float[Tensor, " b"]:
         error = made - wanted
@@ -157,7 +210,7 @@ class Reconstruction(Objective):
         """Write the weights in bfloat16, the mean and deviation of the latents as they are."""
         tensors = {
             name: value if "normalise." in name else value.bfloat16()
-            for name, value in self._final(ema).state_dict().items()
+            for name, value in without_probe(self._final(ema).state_dict()).items()
         }
         weights.save(path, tensors, {"config": json.dumps(config.to_json(self.settings.model))})
 
@@ -214,8 +267,23 @@ def world_frames(seeds: range, frames_per_clip: int, side: int, workers: int = 0
 
 def _few_frames(seed: int, frames_per_clip: int, side: int) -> UInt8[np.ndarray, "f 3 H W"]:
     frames = render(sample(seed, split="train"), CLIP_FRAMES, side, side)
-    places = np.random.default_rng(seed).choice(CLIP_FRAMES, frames_per_clip, replace=False)
-    return rearrange(frames[places], "f H W C -> f C H W")
+    return rearrange(frames[_places(seed, frames_per_clip)], "f H W C -> f C H W")
+
+
+def _places(seed: int, count: int) -> Int[np.ndarray, " f"]:
+    """Choose the frames that are kept of a clip."""
+    return np.random.default_rng(seed).choice(CLIP_FRAMES, count, replace=False)
+
+
+def world_maps(seeds: range, frames_per_clip: int) -> Float16[Tensor, "B n h w"]:
+    """State what is where in the frames that `world_frames` keeps."""
+    kept = torch.empty(len(seeds) * frames_per_clip, COUNT, SIDE // FACTOR, SIDE // FACTOR, dtype=torch.float16)
+    with progress(len(seeds), "truth") as bar:
+        for seed, place in zip(seeds, kept.split(frames_per_clip), strict=True):
+            maps = truth_maps(sample(seed, split="train"), CLIP_FRAMES, SIDE, SIDE, FACTOR)
+            place.copy_(torch.from_numpy(maps[_places(seed, frames_per_clip)]))
+            bar.advance()
+    return kept
 
 
 def world_clip(seed: int, split: Split) -> Float[Tensor, "1 3 T H W"]:

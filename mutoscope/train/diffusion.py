@@ -23,7 +23,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float16, Int, UInt8
 from torch import Tensor, nn
 
 from mutoscope.autoencoders.base import LatentShape, Patch
@@ -42,8 +42,10 @@ from mutoscope.models.family import Facts, Sampling
 from mutoscope.pipeline import AUTOENCODER, BUNDLED, ENCODER, Request, Size, System
 from mutoscope.train.precompute import clips_of_level, fingerprint_of
 from mutoscope.train.step import Objective
+from mutoscope.train.structure import MOVING, Supervision, TokenProbe, cell_weights, without_probe
 from mutoscope.worlds.language import Language, Length, caption
 from mutoscope.worlds.scene import Scene, Split, sample
+from mutoscope.worlds.truth import truth_maps
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class DiffusionObjective:
             trains on images, None on whole clips. For latents of autoencoders that encode each frame by itself.
         languages: of the captions.
         lengths: of the captions.
+        supervision: by the truth of a world, whose clips the data must be.
         inflate: the weights to start from are those of an image model, whose patches grow along time.
         motion_from: with `inflate`, weights file of a video model that gives the temporal attention (STIV's joint start
             from a sharp image model and a coarse video model); None starts it at random.
@@ -194,6 +197,7 @@ class DiffusionObjective:
     window: int | None = None
     languages: LanguageMix = LanguageMix()
     lengths: LengthMix = LengthMix()
+    supervision: Supervision | None = None
     inflate: bool = False
     motion_from: str | None = None
     prompts: tuple[str, ...] = ("a small red circle drifts left over a checkered floor", "一个大的蓝色星形在旋转")
@@ -206,6 +210,8 @@ class DiffusionObjective:
             )
         if not self.data:
             raise RecipeError("DiffusionObjective has no data. Give at least one folder: data=(Latents(...),).")
+        if isinstance(self.data, CuratedClips) and self.supervision is not None:
+            raise RecipeError("supervision is for latents of world clips. Leave it out to train on a curated data set.")
         if isinstance(self.data, CuratedClips) and self.window is not None:
             raise RecipeError(f"window={self.window} is for latents. Leave it out; `BatchSettings` has lengths.")
 
@@ -227,6 +233,7 @@ class DenoisingBatch:
     keep: Int[Tensor, "B K"] | None
     texts: tuple[str, ...]
     facts: tuple[Facts, ...]
+    maps: Float16[Tensor, "B T n h w"] | None = None
 
 
 class Drawn(NamedTuple):
@@ -261,6 +268,20 @@ class Denoising(Objective):
         self.motion = weights.read(Path(settings.motion_from))[0] if settings.motion_from is not None else None
         if settings.mask_ratio > 0 and "keep" not in inspect.signature(self.module.forward).parameters:
             raise RecipeError(f"{self.family.name} cannot leave tokens out. Set mask_ratio to 0.")
+        if settings.supervision is not None and settings.supervision.probe > 0:
+            self._add_probe(settings.supervision)
+
+    def _add_probe(self, supervision: Supervision) -> None:
+        """Give the network a probe on the tokens of a block."""
+        frames, *patch = self.config.patch_size
+        if "taps" not in inspect.signature(self.module.forward).parameters or patch != [1, 1]:
+            raise RecipeError(
+                f"{self.settings.model} with patches of {frames}x{patch[0]}x{patch[1]} has no tokens of one cell each "
+                "that a probe could read. Set probe to 0, or override patch_size with [T,1,1]."
+            )
+        if supervision.block >= self.config.depth:
+            raise RecipeError(f"block={supervision.block}: the network has blocks 0 to {self.config.depth - 1}.")
+        self.module.add_module("probe", TokenProbe(self.config.dim, frames, MOVING))
 
     @abstractmethod
     def _open(self) -> None:
@@ -277,10 +298,27 @@ class Denoising(Objective):
             text = self.encoder.to(latents.device).encode(batch.texts)
         condition = self.family.condition(text, batch.facts)
         x_t, target, weight = self.settings.process.pair(latents, batch.noise, batch.t, batch.given)
-        masked = {} if batch.keep is None else {"keep": batch.keep}
-        velocity = module(x_t, batch.t, condition, **masked)
-        error = (velocity.float() - target).square().mean(dim=(1, 3, 4), keepdim=True) * weight
-        return error.sum(dim=(1, 2, 3, 4)) / weight.sum(dim=(1, 2, 3, 4)), {}
+        extras: dict[str, object] = {} if batch.keep is None else {"keep": batch.keep}
+        supervision = self.settings.supervision
+        taps: dict[int, Tensor] = {}
+        if supervision is not None and supervision.probe > 0:
+            extras["taps"] = taps = {supervision.block: latents}  # to be replaced
+        velocity = module(x_t, batch.t, condition, **extras)
+        error = (velocity.float() - target).square()
+        maps = None if batch.maps is None else batch.maps.float()
+        if supervision is not None and maps is not None:
+            error = error * cell_weights(maps, supervision.object_weight)
+        error = error.mean(dim=(1, 3, 4), keepdim=True) * weight
+        loss = error.sum(dim=(1, 2, 3, 4)) / weight.sum(dim=(1, 2, 3, 4))
+        if not taps or supervision is None or maps is None:
+            return loss, {}
+        probe = module.get_submodule("probe")
+        assert isinstance(probe, TokenProbe)
+        answers = probe.of_tokens(taps[supervision.block], maps.shape[3])
+        wrong, found = probe.errors(answers.float(), rearrange(maps, "B T n h w -> (B T) n h w"))
+        wrong = rearrange(wrong, "(B T) -> B T", B=len(loss)).mean(1)
+        numbers = {"velocity_error": float(loss.detach().mean())}
+        return loss + supervision.probe * wrong, numbers | {f"probe_{name}": share for name, share in found.items()}
 
     def start(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
         """Begin from weights of this network, or, if asked to, from those of the family's image model."""
@@ -290,7 +328,10 @@ class Denoising(Objective):
         elif self.settings.inflate:
             assert self.family.inflate is not None  # checked when built
             tensors = self.family.inflate(tensors, self.config)
-        weights.load_into(self.module, tensors, source=source)
+        probe = {name: value for name, value in self.module.state_dict().items() if name.startswith("probe.")}
+        if not any(name.startswith("probe.") for name in tensors):
+            tensors = {**tensors, **probe}  # a new one
+        weights.load_into(self.module, tensors if probe else without_probe(tensors), source=source)
 
     def compile(self) -> None:
         """Compile the network and the text encoder, which is a quarter of the work where clips are single frames."""
@@ -312,7 +353,7 @@ class Denoising(Objective):
         }
         if self.settings.sampling is not None:
             metadata["sampling"] = json.dumps(config.to_json(self.settings.sampling))
-        state = ema.state_dict()
+        state = without_probe(ema.state_dict())
         weights.save(path, {k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}, metadata)
 
     def preview(self, ema: nn.Module, step: int) -> Video | None:
@@ -346,7 +387,15 @@ class Denoising(Objective):
             keep=torch.stack(kept) if kept else None,
             texts=tuple(one.text for one in drawn),
             facts=tuple(_facts(record, self.settings.window) for record in records),
+            maps=self._maps(records, drawn),
         )
+
+    def _maps(self, records: Sequence[Clip], drawn: Sequence[Drawn]) -> Float16[Tensor, "B T n h w"] | None:
+        """State what is where in the frames drawn of world clips, if that supervises the network."""
+        if self.settings.supervision is None:
+            return None
+        maps = [_truth(clip.scene_seed, clip.split, clip.num_frames, clip.height, clip.width) for clip in records]
+        return torch.stack([torch.from_numpy(one)[each.frames] for one, each in zip(maps, drawn, strict=True)])
 
     def _draw(self, sample_id: int, step: int, clip: Clip, shape: Sequence[int]) -> Drawn:
         """Draw what a sample shows at one step of a clip whose latents have this shape: C T h w."""
@@ -554,6 +603,13 @@ def to_video(clip: UInt8[Tensor, "1 T H W 3"]) -> Float[Tensor, "1 3 T H W"]:
 @lru_cache(maxsize=1 << 16)  # drawing a scene takes longer than all else about a sample
 def _scene(seed: int, split: Split) -> Scene:
     return sample(seed, split=split)
+
+
+@lru_cache(maxsize=1 << 16)  # 40 KB each for 16 frames of 64 x 64
+def _truth(seed: int | None, split: Split, num_frames: int, height: int, width: int) -> Float16[np.ndarray, "T n h w"]:
+    if seed is None:
+        raise RecipeError("supervision needs clips of a world, and this data set has others. Leave it out.")
+    return truth_maps(_scene(seed, split), num_frames, height, width)
 
 
 def _taken(shards: Shards, part: Latents) -> Sequence[int]:

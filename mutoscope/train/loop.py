@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mutoscope.core import config, rng, weights
+from mutoscope.core.device import multiplies_bfloat16
 from mutoscope.core.dist import print0, world_size
 from mutoscope.core.errors import MutoscopeError, RecipeError, WeightsError
 from mutoscope.core.log import RunLog, progress
@@ -110,6 +111,8 @@ def _train(
     if (folder / WEIGHTS).exists() and saved and _step_of(saved[-1]) >= phase.steps:
         print0(f"{phase.name}: done before")
         return
+    if phase.precision == "bf16" and not multiplies_bfloat16(device):
+        print0(f"{phase.name}: this CPU is slow at bfloat16; it multiplies in float32 instead")
     objective, state = _begin(recipe, phase, folder, before, device)
     data = {"sample_count": json.dumps(objective.sample_count)}
     if objective.plan is not None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mutoscope.core.device import multiplies_bfloat16
 from mutoscope.core.errors import RecipeError
 
 Schedule = Literal["constant", "cosine"]
@@ -234,7 +235,8 @@ def orthogonalise(matrices: Float[Tensor, "n R C"], steps: int = 5) -> Float[Ten
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = (matrices if wide else matrices.mT).bfloat16()
+    x = matrices if wide else matrices.mT
+    x = x.bfloat16() if multiplies_bfloat16(x.device) else x.float()
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mutoscope.core import weights
+from mutoscope.core.device import multiplies_bfloat16
 from mutoscope.core.errors import MutoscopeError
 from mutoscope.core.video import Video
 from mutoscope.data import loader
@@ -108,7 +109,8 @@ def train_step(
         lr: learning rate of this step.
         clip: greatest norm of the gradient; larger ones are scaled down to it. 0 leaves them alone.
         ema_decay: greatest decay of the average of the weights, see ``TrainState.average``.
-        precision: ``fp32``, or ``bf16`` for matrix products in bfloat16 with weights kept in float32.
+        precision: ``fp32``, or ``bf16`` for matrix products in bfloat16 with weights kept in float32. A CPU that is
+            slow at these multiplies in float32 all the same.
 
     Returns:
         loss, grad_norm (before clipping) and the objective's own numbers, each a mean over samples.
@@ -119,8 +121,9 @@ def train_step(
     device = next(state.module.parameters()).device
     state.optimizer.zero_grad(set_to_none=True)
     metrics: dict[str, float] = {"loss": 0.0}
+    is_mixed = precision == "bf16" and multiplies_bfloat16(device)
     for batch in batches:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_mixed):
             losses, extra = objective.loss(state.module, to_device(batch, device))
         loss = losses.float().sum() / global_samples
         loss.backward()

@@ -159,6 +159,21 @@ def _background(scene: Scene, times: np.ndarray, height: int, width: int) -> Flo
     first, second = (np.array(rgb, np.float32) for rgb in TONE_RGB[scene.tone])
     if scene.background == "plain":
         return first
+    return first + background_mix(scene, times, height, width)[..., None] * (second - first)
+
+
+def background_mix(scene: Scene, times: Float[np.ndarray, " T"], height: int, width: int) -> Float[np.ndarray, "..."]:
+    """Return how far each pixel of the background is from the first to the second colour of its tone, 0 to 1.
+
+    Args:
+        scene: what is drawn.
+        times: of the frames, 0 to 1.
+        height: pixels down.
+        width: pixels across.
+
+    Returns:
+        The mix, "T H W", or "1 H W" where the camera stands still.
+    """
     unit = height / 2
     moving = scene.camera != "static"
     position, zoom, turn = camera_path(scene.camera, scene.camera_extent, times if moving else times[:1])
@@ -172,13 +187,13 @@ def _background(scene: Scene, times: np.ndarray, height: int, width: int) -> Flo
     x = (x / zoom[:, None, None] + position[0][:, None, None]).astype(np.float32)
     y = (y / zoom[:, None, None] + position[1][:, None, None]).astype(np.float32)
     pixels = (zoom * unit).astype(np.float32)[:, None, None]
+    if scene.background == "plain":
+        return np.zeros((len(zoom), height, width), np.float32)
     if scene.background == "gradient":
-        mix = np.clip(0.5 + 0.45 * (x * math.cos(scene.heading) + y * math.sin(scene.heading)), 0, 1)
-    elif scene.background == "checkered":
-        mix = 0.5 + 0.5 * _stripes(x / CELL + scene.phase[0], pixels) * _stripes(y / CELL + scene.phase[1], pixels)
-    else:
-        mix = _mottle(scene, x / CELL + LATTICE / 2 + scene.phase[0], y / CELL + LATTICE / 2 + scene.phase[1])
-    return first + mix[..., None] * (second - first)
+        return np.clip(0.5 + 0.45 * (x * math.cos(scene.heading) + y * math.sin(scene.heading)), 0, 1)
+    if scene.background == "checkered":
+        return 0.5 + 0.5 * _stripes(x / CELL + scene.phase[0], pixels) * _stripes(y / CELL + scene.phase[1], pixels)
+    return _mottle(scene, x / CELL + LATTICE / 2 + scene.phase[0], y / CELL + LATTICE / 2 + scene.phase[1])
 
 
 def _stripes(cells: Float[np.ndarray, "..."], pixels: Float[np.ndarray, "T 1 1"]) -> Float[np.ndarray, "..."]:
