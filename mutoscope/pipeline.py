@@ -31,6 +31,7 @@ from mutoscope.autoencoders.base import Autoencoder, LatentShape, Patch
 from mutoscope.autoencoders.base import Size as PixelSize
 from mutoscope.core import config, folders, layouts, rng, weights
 from mutoscope.core.checkpoint import open_checkpoint
+from mutoscope.core.device import find_device
 from mutoscope.core.dist import print0
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
@@ -335,16 +336,20 @@ class System:
 
     @torch.inference_mode()
     def generate(
-        self, requests: Sequence[Request], on_step: OnStep | None = None, decode: Way | None = None
+        self,
+        requests: str | Request | Sequence[str | Request],
+        on_step: OnStep | None = None,
+        decode: Way | None = None,
     ) -> list[Video]:
         """Generate one video for each request, in memory; all requests share their size and sampling settings.
 
         Args:
-            requests: what to make.
+            requests: what to make; a text is a request with every setting the model's own, and one alone may be given.
             on_step: see `sample`.
             decode: how; if not given, exactly if it fits, else in tiles, which `Video.notices` tells.
         """
-        prepared = self.prepare(requests)
+        several = [requests] if isinstance(requests, str | Request) else requests
+        prepared = self.prepare([Request(one) if isinstance(one, str) else one for one in several])
         latents = self.sample(prepared, on_step)
         decoding = self.choose_decoding(latents, decode)
         fps = prepared.settings.fps
@@ -592,7 +597,7 @@ def outline(name: str) -> Outline:
     if name.endswith(".safetensors"):
         return _outline_of_file(name, Path(name), None)
     family_name, preset = resolve(name)
-    bundled = BUNDLED / f"{family_name}_{preset}.safetensors"
+    bundled = _bundled(family_name, preset)
     if bundled.exists():
         return _outline_of_file(name, bundled, preset)
     family = load_family(family_name)
@@ -704,7 +709,7 @@ def load(
         WeightsError: there are no weights for it, or they are damaged.
         MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
     """
-    device = torch.device(device or best_device())
+    device = find_device(device)
     found = outline(name)
     refuse_quantized(found.family, name, quantize)
     if found.path is None:
@@ -821,11 +826,13 @@ def tell_licence(family: str) -> None:
         print0(f"note: the weights of {family} are under the {release.licence}, {release.url}")
 
 
-def best_device() -> str:
-    """Return the name of the fastest kind of device here."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def is_bundled(name: str) -> bool:
+    """Tell whether a model's name, such as ``stiv/toy``, stands for weights that come with this package."""
+    return not name.endswith(".safetensors") and _bundled(*resolve(name)).exists()
+
+
+def _bundled(family: str, preset: str) -> Path:
+    return BUNDLED / f"{family}_{preset}.safetensors"
 
 
 def _no_weights(name: str) -> WeightsError:

@@ -1,6 +1,7 @@
 """What is known of a model without its weights, printed: all of them, one of them, and what a video would cost."""
 
 import os
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -9,9 +10,10 @@ from rich.table import Table
 from mutoscope import plan
 from mutoscope.core.device import available_bytes
 from mutoscope.core.errors import RequestError
+from mutoscope.encoders.words import MARKS, Words
 from mutoscope.models.family import Family, families
 from mutoscope.models.family import load as load_family
-from mutoscope.pipeline import BUNDLED, Outline, Request, outline, workload
+from mutoscope.pipeline import BUNDLED, ENCODER, Outline, Request, outline, workload
 from mutoscope.placement.offload import Offload
 from mutoscope.placement.quantize import Quantize
 from mutoscope.plan import HARDWARE, Hardware, Part, Plan, Way, Workload, spell, spell_bytes
@@ -30,7 +32,8 @@ GIVEN = {"none": "none", "first": "first frame", "any": "any frames"}
 def print_models() -> None:
     """Print a table of all models: size, what they accept, and where their weights are."""
     table = Table(title="Models", title_justify="left")
-    for column in ("name", "parameters", "given pictures", "weights"):
+    table.add_column("name", no_wrap=True)
+    for column in ("parameters", "conditioning frames", "weights"):
         table.add_column(column, overflow="fold")
     for name in families():
         family = load_family(name)
@@ -38,11 +41,12 @@ def print_models() -> None:
             if (BUNDLED / f"{name}_{preset}.safetensors").exists():
                 weights = "bundled"
             elif family.release is not None and preset in family.release.weights:
-                weights = f"published: mutoscope info {name}/{preset}"
+                weights = "published"
             else:
-                weights = "train it: mutoscope train"
+                weights = "none yet: train it"
             table.add_row(f"{name}/{preset}", _count(parameters), _given(family), weights)
     Console().print(table)
+    print("`mutoscope info NAME` tells where published weights are, and on what terms.")
 
 
 def print_info(name: str) -> None:
@@ -68,7 +72,9 @@ def print_info(name: str) -> None:
     again = f" and {sampling.restarts.count} restarts" if sampling.restarts else ""
     guided = f"guidance {sampling.guidance.text_scale:g}, shift {sampling.shift:g}"
     table.add_row("sampling", f"{sampling.steps} steps of {sampling.sampler}{again}, {guided}")
-    table.add_row("given pictures", _given(found.family))
+    table.add_row("conditioning frames", _given(found.family))
+    if found.path is not None and issubclass(found.family.encoder, Words):
+        table.add_row("words", _words(found.path))
     for label, text in _whereabouts(found):
         table.add_row(label, text)
     Console().print(table)
@@ -165,6 +171,15 @@ def _given(family: Family) -> str:
     return GIVEN[family.accepts.given] + (", always" if family.accepts.needs_first else "")
 
 
+def _words(path: Path) -> str:
+    """List the words that a model with a vocabulary of its own knows; Chinese ones are spelt with single characters."""
+    beside = path.with_name(ENCODER)
+    vocabulary = Words.load(beside if beside.exists() else BUNDLED / ENCODER).tokenizer.vocabulary
+    western = [word for word in vocabulary if word.isascii() and word not in MARKS]
+    chinese = "".join(word for word in vocabulary if not word.isascii())
+    return f"{', '.join(western)}; {chinese}"
+
+
 def _hardware(name: str) -> Hardware:
     if name == "cpu":
         return plan.cpu(os.cpu_count() or 1, available_bytes("cpu"))
@@ -212,4 +227,8 @@ def _flops(flops: int) -> str:
 
 
 def _seconds(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} min"
     return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.2g} s"

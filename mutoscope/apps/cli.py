@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+import mutoscope
 from mutoscope.core.errors import MutoscopeError, RequestError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def generate(
     decode: OptionalWay = None,
     quantize: OptionalQuantize = None,
     skip_steps: Annotated[bool, FlagCreatePairsOff] = False,
+    overwrite: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Generate videos from a sentence, and from pictures or a clip where given.
 
@@ -124,7 +126,7 @@ def generate(
         weights: Where the weights of a published model are, if not to come from the hub: a folder, a file, or
             hub:OWNER/NAME.
         offload: component keeps each of network, autoencoder and text encoder on the device only while it is used.
-        force: Try what has no room on the device.
+        force: Try what has no room on the device, and what the bundled model does not know.
         negative: What to lead away from, as far as --guidance leads to the prompt.
         template: File with what stands around a prompt, for published models whose template does not come with this
             package.
@@ -137,6 +139,7 @@ def generate(
         quantize: fp8 keeps the weights of the network's linear layers in eight bits, which changes the video and needs
             about half their memory.
         skip_steps: With --audio, compute only a part of the network in some steps; faster, and not quite the same.
+        overwrite: Let the file that --out names replace another.
     """
     from fractions import Fraction
 
@@ -171,6 +174,7 @@ def generate(
         face_detector,
         decode,
         quantize,
+        overwrite,
     )
     for path in jobs.generate(job):
         print(path)
@@ -187,6 +191,7 @@ def demo(out: Path = Path("outputs/demo"), device: OptionalText = None) -> None:
 
     videos, sheet = demonstration.demo(out, device)
     print(f"{len(videos)} videos are in {out}; {sheet} shows them all")
+    print(f"next: {demonstration.next_command()}")
 
 
 def models() -> None:
@@ -300,12 +305,12 @@ def train(
         workers: Processes that make batches, for small models on a fast GPU; 0 takes a thread.
     """
     from mutoscope.core import config
-    from mutoscope.pipeline import best_device
+    from mutoscope.core.device import find_device
     from mutoscope.train.loop import run
     from mutoscope.train.recipe import Recipe
 
     found = config.override(config.load_recipe(recipe, Recipe), override)
-    weights = run(found, out, device=device or best_device(), workers=workers)
+    weights = run(found, out, device=find_device(device), workers=workers)
     print(f"trained: {weights}")
 
 
@@ -494,9 +499,14 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command line."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"mutoscope {mutoscope.__version__}")
+        return
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="mutoscope", description="One package for the whole life of a video generator."
+            COMMANDS,
+            prog="mutoscope",
+            description="One package for the whole life of a video generator. --version prints its version.",
         )
     except MutoscopeError as error:
         _fail(str(error))

@@ -1,5 +1,7 @@
 """What `mutoscope demo` makes: a few videos with the bundled model, from words and from a picture."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +68,19 @@ def demo(out: Path, device: str | None = None) -> tuple[list[Path], Path]:
             picture = out / "picture.png"
             size = system.size
             Video.from_array(render(DEMO_SCENE, 1, size.height, size.width), size.fps).save(picture)
-        videos += generate(GenerateJob(Request(prompt), image=picture, out=out / f"{name}.mp4"), system)
+        job = GenerateJob(Request(prompt), image=picture, out=out / f"{name}.mp4", overwrite=True)
+        videos += generate(job, system)
         print(f"{videos[-1]}: {prompt}")
     sheet = out / "all.gif"
     side_by_side = np.concatenate([Video.open(path).array() for path in videos], axis=2)
     height, width = side_by_side.shape[1:3]
     Video.from_array(side_by_side, system.size.fps).resized(2 * height, 2 * width).save(sheet)
     return videos, sheet
+
+
+def next_command() -> str:
+    """Return a command to type next that works in the shell at hand."""
+    command = 'mutoscope generate "a small red star spins"'
+    if shutil.which("mutoscope"):
+        return command
+    return f"{Path(sys.executable).with_name('mutoscope')} {command.removeprefix('mutoscope ')}"

@@ -21,8 +21,9 @@ from jaxtyping import UInt8
 import mutoscope
 from mutoscope import plan
 from mutoscope.apps import pictures
+from mutoscope.apps.limits import refuse_foreign
 from mutoscope.apps.pictures import Fit
-from mutoscope.core.device import available_bytes
+from mutoscope.core.device import available_bytes, find_device
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.files import replacing
 from mutoscope.core.log import progress
@@ -36,7 +37,7 @@ from mutoscope.pipeline import (
     Settings,
     Size,
     System,
-    best_device,
+    is_bundled,
     load,
     outline,
     refuse_given,
@@ -50,6 +51,19 @@ from mutoscope.tasks.avatar import Box
 
 CONTINUED = 4  # frames of a clip that its continuation is given
 ENDINGS = (".mp4", ".webm", ".gif", ".png")
+OTHER_ENDINGS = (
+    ".avi",
+    ".jpeg",
+    ".jpg",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mpeg",
+    ".mpg",
+    ".ts",
+    ".webp",
+    ".wmv",
+)  # not written
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ class GenerateJob:
         face_detector: file of what finds their face, instead of `face_box`; see `tasks.faces`.
         decode: how; see `pipeline.System.generate`.
         quantize: see `pipeline.load`.
+        overwrite: whether the file `out` may take the place of another.
     """
 
     request: Request
@@ -97,6 +112,7 @@ class GenerateJob:
     face_detector: Path | None = None
     decode: plan.Way | None = None
     quantize: Quantize | None = None
+    overwrite: bool = False
 
 
 def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = False) -> list[Path]:
@@ -142,6 +158,15 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
             quantize=job.quantize,
         )
     settings = system.settings(requests[0])
+    Video.refuse_unwritable(paths[0], settings.height, settings.width, settings.fps, settings.num_frames)
+    if is_bundled(system.name) and not job.force:
+        unknown = [word for word, _ in system.encoder.unknown(job.request.prompt)]
+        own = [
+            (path, requests[0].given[at])
+            for path, at in ((job.image, 0), (job.last_image, settings.num_frames - 1))
+            if path
+        ]
+        refuse_foreign(job.model, job.request.prompt, unknown, own)
     if not quiet:
         _say([*notes, *_warnings(job, system, settings)])
     with progress(settings.walked * len(requests), "sampling", quiet=quiet) as bar:
@@ -187,8 +212,8 @@ def _follow_picture(job: GenerateJob, size: Size | None) -> tuple[GenerateJob, l
 
 def _refuse_unless_it_fits(job: GenerateJob, request: Request, *, has_image: bool) -> None:
     """Compare what a request of the job needs with what the device has, before anything is loaded."""
-    device, found = job.device or best_device(), outline(job.model)
-    on_cpu = torch.device(device).type == "cpu"
+    device, found = find_device(job.device), outline(job.model)
+    on_cpu = device.type == "cpu"
     host = None if on_cpu else available_bytes("cpu")
     work = workload(found, request, has_image=has_image, on_cpu=on_cpu, decode=job.decode, quantize=job.quantize)
     work = avatar.in_windows(work) if found.family.speaks else work
@@ -201,11 +226,12 @@ def _as_made(job: GenerateJob, way: plan.Way) -> GenerateJob:
 
 
 def _name_files(job: GenerateJob) -> list[Path]:
-    """Choose the names of the results, and find out now whether their folder can be written."""
+    """Choose the names of the results, and find out now whether they can be written."""
     suffix = job.out.suffix.lower()
-    if suffix and suffix not in ENDINGS:
+    if suffix in OTHER_ENDINGS and not job.out.is_dir():
         raise RequestError(f"--out {job.out} ends in {suffix}. Use {', '.join(ENDINGS)}, or name a folder.")
-    folder = job.out.parent if suffix else job.out
+    is_file = suffix in ENDINGS and not job.out.is_dir()
+    folder = job.out.parent if is_file else job.out
     probe = folder / ".can-write"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,10 +239,12 @@ def _name_files(job: GenerateJob) -> list[Path]:
         probe.unlink()
     except OSError as error:
         raise MediaError(f"Cannot write to {folder}: {error.strerror}. Name another folder with --out.") from error
-    if suffix:
-        if job.count == 1:
-            return [job.out]
-        return [job.out.with_stem(f"{job.out.stem}-{job.request.seed + index}") for index in range(job.count)]
+    if is_file:
+        stems = [f"{job.out.stem}-{job.request.seed + index}" for index in range(job.count)]
+        paths = [job.out] if job.count == 1 else [job.out.with_stem(stem) for stem in stems]
+        if (taken := next(filter(Path.exists, paths), None)) and not job.overwrite:
+            raise RequestError(f"{taken} exists. Add --overwrite to replace it, or give another name to --out.")
+        return paths
     return [_free_name(folder, f"{_slug(job.request.prompt)}-{job.request.seed + index}") for index in range(job.count)]
 
 
@@ -245,15 +273,15 @@ def _requests(job: GenerateJob, known: Outline | System) -> tuple[list[Request],
     if job.video is not None:
         clip = Video.open(job.video)
         notes += [f"{job.video}: {notice}" for notice in clip.notices]
-        frames = clip.array()
-        if len(frames) < CONTINUED:
+        total = clip.num_frames or 0  # of a file it is known
+        if total < CONTINUED:
             raise RequestError(
-                f"{job.video} has {len(frames)} frames; a continuation starts from {CONTINUED}. "
+                f"{job.video} has {total} frames; a continuation starts from {CONTINUED}. "
                 "Give a longer clip, or its picture with --image."
             )
-        for index, frame in enumerate(frames[-CONTINUED:]):
+        for index, frame in enumerate(clip.take(total - CONTINUED, CONTINUED).frames()):
             given[index] = pictures.fitted(frame, settings, job.fit, str(job.video), notes if index == 0 else [])
-        notes.append(f"frames {len(frames) - CONTINUED} to {len(frames) - 1} of {job.video} begin the new clip")
+        notes.append(f"frames {total - CONTINUED} to {total - 1} of {job.video} begin the new clip")
     if job.last_image is not None:
         given[settings.num_frames - 1] = pictures.read(job.last_image, settings, job.fit, notes)
     seeds = range(job.request.seed, job.request.seed + job.count)
@@ -263,10 +291,11 @@ def _requests(job: GenerateJob, known: Outline | System) -> tuple[list[Request],
 def _warnings(job: GenerateJob, system: System, settings: Settings) -> list[str]:
     """Say where the request leaves what the model was trained on."""
     notes = [
-        f'this model does not know "{word}" (nearest known: {", ".join(near) or "none"}); '
-        "`mutoscope models` lists models that know more"
+        f'this model does not know "{word}"{", did you mean " + " or ".join(near) + "?" if near else ""}'
         for word, near in system.encoder.unknown(job.request.prompt)
     ]
+    if notes:
+        notes.append(f"`mutoscope info {job.model}` lists the words that it knows, `mutoscope models` other models")
     own = system.size
     sizes = [(own.height, own.width), *(buckets.buckets(own.side) if own.side else [])]
     if settings.num_frames != own.num_frames or (settings.height, settings.width) not in sizes:
@@ -365,7 +394,7 @@ def _command(job: GenerateJob, request: Request, settings: Settings, path: Path)
         "quantize": job.quantize,
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    return ["mutoscope", "generate", request.prompt, *spelled, *(["--force"] if job.force else [])]
+    return ["mutoscope", "generate", request.prompt, *spelled, *(["--force"] if job.force else []), "--overwrite"]
 
 
 def face_box(text: str | None) -> Box | None:
@@ -511,6 +540,7 @@ def _write_speech(
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     flags = [flag for flag, is_set in (("--skip-steps", job.skip_steps), ("--force", job.force)) if is_set]
+    flags.append("--overwrite")
     record = {
         "prompt": speech.prompt,
         "model": system.name,

@@ -1,9 +1,33 @@
-"""How much memory a device has to give."""
+"""Which devices there are, and what they are good for."""
 
 import os
 from pathlib import Path
 
 import torch
+
+from mutoscope.core.errors import RequestError
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """Return a device by its name, or the fastest kind there is.
+
+    Args:
+        name: such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None chooses.
+
+    Raises:
+        RequestError: there is no such device here.
+    """
+    kinds = [kind for kind, module in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if module.is_available()]
+    if name is None:
+        return torch.device([*kinds, "cpu"][0])
+    try:
+        device = torch.device(name)
+        if device.type != "cpu":
+            torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = " or ".join(["cpu", *kinds])
+        raise RequestError(f"device={name} is not here. Use {there}, or leave it out for the fastest.") from error
+    return device
 
 
 def available_bytes(device: torch.device | str) -> int:

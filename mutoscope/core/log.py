@@ -108,13 +108,13 @@ def progress(total: int, description: str, *, done: int = 0, quiet: bool = False
     """Show on stderr how far a piece of work has come, with the time left: a bar on a terminal, else ten plain lines.
 
     Args:
-        total: how much there is to do, >= 1.
+        total: how much there is to do; of 0 nothing is shown.
         description: what is being done, in a word or two.
         done: how much of it was done before, by a run that is now resumed.
         quiet: show nothing. Ranks but 0 never show anything.
     """
     console = Console(stderr=True)
-    if quiet or rank() != 0:
+    if quiet or total == 0 or rank() != 0:
         yield Progress(done, lambda done, note: None)
     elif console.is_terminal:
         with RichProgress(

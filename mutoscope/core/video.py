@@ -342,6 +342,22 @@ class Video:
 
     # ---- where it goes
 
+    @classmethod
+    def refuse_unwritable(cls, path: Path, height: int, width: int, fps: Rate, num_frames: int | None = None) -> None:
+        """Raise what `save` would raise of an ending, a size or a rate, before such a video is made.
+
+        Args:
+            path: the file to write.
+            height: pixels.
+            width: pixels.
+            fps: frames a second.
+            num_frames: how many there will be, where known.
+
+        Raises:
+            RequestError: as for `save`.
+        """
+        _writer(cls.from_frames((), height, width, fps, num_frames), path, None)
+
     def save(self, path: str | Path, *, quality: Quality | None = None) -> None:
         """Write the frames as they come: .mp4 (H.264, AAC), .webm (VP9, Opus), .gif, or .png.
 

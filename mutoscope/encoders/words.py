@@ -40,6 +40,7 @@ PADDING, UNKNOWN, START = 0, 1, 2  # ids in front of those of the vocabulary
 SPECIAL = 3
 WORD = re.compile(r"[a-z]+|[0-9]|[\u3400-\u9fff]|[.,:;!?]")
 WESTERN = str.maketrans("。，、：；！？’", ".,,:;!?'")  # one form of every mark
+CLOSE = 0.8  # of difflib's ratio: a slip of the pen, such as cirle for circle; cat is no slip for can
 MARKS = frozenset(".,:;!?")
 
 
@@ -88,11 +89,11 @@ class Tokenizer:
         return " ".join(self.vocabulary[one - SPECIAL] if one >= SPECIAL else "?" for one in ids)
 
     def unknown(self, text: str) -> list[tuple[str, list[str]]]:
-        """List the words outside the vocabulary, each once, with up to three known words spelt nearly so."""
+        """List the words outside the vocabulary, each once, with up to three known words that may have been meant."""
         missing = dict.fromkeys(
             word for word in split(text) if self._counts(word) and self._known_form(word) not in self.number
         )
-        return [(word, difflib.get_close_matches(word, self.vocabulary, n=3, cutoff=0.6)) for word in missing]
+        return [(word, difflib.get_close_matches(word, self.vocabulary, n=3, cutoff=CLOSE)) for word in missing]
 
     def _counts(self, word: str) -> bool:
         return word not in MARKS or word in self.number

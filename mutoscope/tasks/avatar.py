@@ -38,6 +38,7 @@ from torch import Tensor
 from mutoscope.autoencoders.base import Size as PixelSize
 from mutoscope.autoencoders.base import nearest_multiple
 from mutoscope.core import folders, rng
+from mutoscope.core.device import find_device
 from mutoscope.core.errors import RequestError
 from mutoscope.core.video import Audio, Video
 from mutoscope.diffusion.guidance import Guidance, guide
@@ -57,7 +58,6 @@ from mutoscope.pipeline import (
     Size,
     Stream,
     System,
-    best_device,
     dtype_of,
     load_published,
     outline,
@@ -572,7 +572,7 @@ def load(
         WeightsError: there are no weights for it, or they are damaged.
         MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
     """
-    device = torch.device(device or best_device())
+    device = find_device(device)
     found = outline(name)
     release = found.release
     if not found.family.speaks or release is None:

@@ -259,7 +259,7 @@ def world_frames(seeds: range, frames_per_clip: int, side: int, workers: int = 0
         if workers > 0:
             pool = open_.enter_context(multiprocessing.get_context("spawn").Pool(workers))
             made = pool.imap(few, seeds, chunksize=64)
-        for chosen, place in zip(made, kept.split(frames_per_clip), strict=True):
+        for chosen, place in zip(made, kept.unflatten(0, (len(seeds), frames_per_clip)), strict=True):
             place.copy_(torch.from_numpy(chosen))
             bar.advance()
     return kept
@@ -279,7 +279,7 @@ def world_maps(seeds: range, frames_per_clip: int) -> Float16[Tensor, "B n h w"]
     """State what is where in the frames that `world_frames` keeps."""
     kept = torch.empty(len(seeds) * frames_per_clip, COUNT, SIDE // FACTOR, SIDE // FACTOR, dtype=torch.float16)
     with progress(len(seeds), "truth") as bar:
-        for seed, place in zip(seeds, kept.split(frames_per_clip), strict=True):
+        for seed, place in zip(seeds, kept.unflatten(0, (len(seeds), frames_per_clip)), strict=True):
             maps = truth_maps(sample(seed, split="train"), CLIP_FRAMES, SIDE, SIDE, FACTOR)
             place.copy_(torch.from_numpy(maps[_places(seed, frames_per_clip)]))
             bar.advance()

@@ -78,17 +78,18 @@ def run(
     if world_size() > 1:
         raise RecipeError(f"Training runs in one process, this is one of {world_size()}. Start it without torchrun.")
     out = Path(out)
-    _take_up(recipe, out)
+    _refuse_another(recipe, out)
     done = out
     before: Path | None = None
     batches = partial(loader.prefetch, ahead=prefetch, workers=workers)
     with _stop_signal() as stop:
         for phase in recipe.phases:
             if isinstance(phase, Phase):
-                _train(recipe, phase, out / phase.name, before, torch.device(device), batches, stop, on_step)
+                _train(recipe, phase, out, before, torch.device(device), batches, stop, on_step)
                 before, done = out / phase.name, out / phase.name / WEIGHTS
             else:
                 precompute.encode(phase, device=device, stop=stop)
+                _keep(recipe, out)
             if stop.is_set():
                 raise Interrupted(f"Stopped in phase {phase.name}; all is saved. The same command goes on.")
     return done
@@ -97,7 +98,7 @@ def run(
 def _train(
     recipe: Recipe,
     phase: Phase,
-    folder: Path,
+    out: Path,
     before: Path | None,
     device: torch.device,
     prefetched: Callable[
@@ -107,6 +108,7 @@ def _train(
     on_step: OnStep | None,
 ) -> None:
     """Bring one phase to its last step."""
+    folder = out / phase.name
     saved = checkpoints(folder / "checkpoints")
     if (folder / WEIGHTS).exists() and saved and _step_of(saved[-1]) >= phase.steps:
         print0(f"{phase.name}: done before")
@@ -118,6 +120,7 @@ def _train(
     if objective.plan is not None:
         data["plan"] = objective.plan
     _restore(state, folder, data)
+    _keep(recipe, out)  # only now: a recipe whose first phase cannot begin leaves the folder as it was
 
     def make(step: int) -> tuple[list[Batch], int]:
         parts = objective.sample_ids(recipe.seed, step, phase.batch_size, phase.micro_batches)
@@ -249,8 +252,8 @@ class _Meter:
         self.began += time.perf_counter() - paused
 
 
-def _take_up(recipe: Recipe, out: Path) -> None:
-    """Keep the resolved recipe beside the run; refuse a folder that was begun with another one."""
+def _refuse_another(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder that was begun with another recipe."""
     path = out / RECIPE
     if path.exists():
         try:
@@ -259,8 +262,12 @@ def _take_up(recipe: Recipe, out: Path) -> None:
             raise RecipeError(f"{path} is damaged. Delete it to go on with the recipe given.") from error
         _fill_in(found, recipe)
         _refuse_changes(found, config.to_json(recipe), recipe, out)
+
+
+def _keep(recipe: Recipe, out: Path) -> None:
+    """Keep the resolved recipe beside the run."""
     out.mkdir(parents=True, exist_ok=True)
-    config.save_resolved(recipe, path)
+    config.save_resolved(recipe, out / RECIPE)
 
 
 def _fill_in(found: Any, recipe: Any) -> None:

@@ -37,7 +37,8 @@ def photo(tmp_path: Path) -> Path:
 
 
 def options_of(command: list[str]) -> dict[str, str]:
-    return dict(zip(command[3::2], command[4::2], strict=True))
+    words = [word for word in command[3:] if word not in ("--force", "--overwrite")]
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def test_same_job_writes_the_same_bytes(system: System, job: GenerateJob, tmp_path: Path) -> None:
@@ -146,6 +147,46 @@ def test_impossible_job_is_refused(system: System, job: GenerateJob, change: dic
         generate(replace(job, **change), system, quiet=True)
 
 
+def test_a_file_is_replaced_only_when_asked(system: System, job: GenerateJob, tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    path.write_bytes(b"mine")
+    with pytest.raises(RequestError, match=r"exists\. Add --overwrite"):
+        generate(replace(job, out=path), system, quiet=True)
+    assert path.read_bytes() == b"mine"
+    assert generate(replace(job, out=path, overwrite=True), system, quiet=True) == [path]
+    assert Video.open(path).num_frames == 4
+
+
+def test_a_folder_may_have_a_dot_in_its_name(system: System, job: GenerateJob, tmp_path: Path) -> None:
+    (path,) = generate(replace(job, out=tmp_path / "run-v1.5"), system, quiet=True)
+    assert path.parent == tmp_path / "run-v1.5" and path.suffix == ".mp4"
+    (tmp_path / "old.mp4").mkdir()
+    (path,) = generate(replace(job, out=tmp_path / "old.mp4"), system, quiet=True)
+    assert path.parent == tmp_path / "old.mp4"
+
+
+def test_a_rate_that_the_format_does_not_have_is_refused_before_sampling(
+    system: System, job: GenerateJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "sample", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(RequestError, match="at most 50 fps"):
+        generate(
+            replace(job, request=replace(job.request, fps=Fraction(60)), out=tmp_path / "x.gif"), system, quiet=True
+        )
+
+
+def test_of_a_long_clip_only_the_last_frames_are_kept(
+    system: System, job: GenerateJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.mp4"
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    Video.from_array(frames, fps=8).save(path)
+    read = Video.open(path).array()
+    monkeypatch.setattr(Video, "array", lambda self: pytest.fail("the whole clip was read into memory"))
+    requests, _ = jobs._requests(replace(job, video=path), system)
+    assert all((requests[0].given[index] == read[36 + index]).all() for index in range(4))
+
+
 def test_folder_that_cannot_be_made_is_found_before_sampling(job: GenerateJob, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MediaError, match="Name another folder"):
@@ -208,8 +249,9 @@ def test_unknown_words_are_named_with_their_neighbours(
 ) -> None:
     generate(replace(job, request=Request("a red circl and a zebra", steps=1)), system)
     notes = capsys.readouterr().err
-    assert 'does not know "circl" (nearest known: circle)' in notes
-    assert '"zebra" (nearest known: none)' in notes
+    assert 'does not know "circl", did you mean circle?' in notes
+    assert 'does not know "zebra"\n' in notes  # nothing it knows is spelt nearly so
+    assert "mutoscope info stiv/toy" in notes
 
 
 def test_other_sizes_than_trained_are_noted(
@@ -273,4 +315,4 @@ def test_tiles_are_refused_before_loading_where_there_are_none(
 def test_sidecar_names_where_weights_came_from_and_how_they_fitted(system: System, job: GenerateJob) -> None:
     (path,) = generate(replace(job, published="there", offload="component", force=True), system, quiet=True)
     command = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))["command"]
-    assert command[-5:] == ["--weights", "there", "--offload", "component", "--force"]
+    assert command[-6:] == ["--weights", "there", "--offload", "component", "--force", "--overwrite"]

@@ -27,6 +27,10 @@ def test_worker_processes_render_the_same_frames() -> None:
     assert torch.equal(world_frames(range(3, 8), 2, 64, workers=2), world_frames(range(3, 8), 2, 64))
 
 
+def test_there_may_be_no_large_frames() -> None:
+    assert world_frames(range(5, 5), 2, 128).shape == (0, 3, 128, 128)
+
+
 def test_psnr_of_a_known_error() -> None:
     wanted = torch.zeros(2, 3, 4, 4)
     made = wanted + torch.tensor([0.2, 0.02])[:, None, None, None]  # a tenth and a hundredth of the peak to peak 2
