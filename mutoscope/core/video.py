@@ -43,12 +43,9 @@ from torch import Tensor
 
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.files import replacing
+from mutoscope.core.frames import SCALING, Samples, decode, decode_sound
 from mutoscope.core.media import (
-    SCALING,
     Frame,
-    Samples,
-    decode,
-    decode_sound,
     existing,
     photo_size,
     probe,

@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from einops import rearrange, reduce
 from jaxtyping import Float32, UInt8, UInt16, UInt64
 
-from mutoscope.core.media import SCALING
+from mutoscope.core.frames import SCALING
 
 Plane = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]  # of any size
 

@@ -330,8 +330,8 @@ def test_vp8_frame_that_is_not_shown_is_not_counted(tmp_path: Path) -> None:
             copy.stream, copy.time_base, copy.pts, copy.dts = stream, packet.time_base, packet.pts, packet.dts
             copy.is_keyframe = packet.is_keyframe
             out.mux(copy)
-    assert probe(tmp_path / "a.webm", decode_all=True).num_frames == 20
-    assert probe(tmp_path / "b.webm", decode_all=True).num_frames == 19
+    assert len(Video.open(tmp_path / "a.webm").array()) == probe(tmp_path / "a.webm").num_frames == 20
+    assert len(Video.open(tmp_path / "b.webm").array()) == probe(tmp_path / "b.webm").num_frames == 19
 
 
 def test_slower_rate_keeps_every_second_frame_and_faster_repeats() -> None:
