@@ -1,7 +1,6 @@
-"""The frames and samples of a media file, read as they are asked for, from any frame on.
+"""The frames of a video file, read as they are asked for, from any frame on.
 
     Probe ── decode ──> frames from any one on, each "H W 3" uint8, upright, with square pixels, opaque
-    file ── decode_sound ──> samples, "channels n" float32 in [-1, 1]
 
 Frames [a, b) are bit for bit those of a read from the start, wherever reading begins; see `seeking`.
 """
@@ -12,26 +11,20 @@ from fractions import Fraction
 from itertools import chain, islice, pairwise
 from pathlib import Path
 
-import av
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream as AudioTrack
-from av.container import InputContainer
 from av.filter import Graph
 from av.filter.context import FilterContext
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from mutoscope.core import seeking
 from mutoscope.core.errors import MediaError
-from mutoscope.core.media import AudioStream, Frame, Probe, best_video, reading
+from mutoscope.core.media import Frame, Probe, best_video, has_alpha, reading
 from mutoscope.core.seeking import Entry, Index
 from mutoscope.core.whole import truncated
-
-Samples = Float32[np.ndarray, "channels n"]
 
 # swscale: bicubic, full_chroma_int, accurate_rnd. Without the last two its fast path darkens the picture by a level,
 # and a round trip RGB -> YUV -> RGB stays at 40 dB instead of 52 dB.
@@ -50,6 +43,18 @@ class Mending:
 
     deinterlaces: bool = False
     tone_maps: bool = False
+
+    def changes(self, found: Probe) -> bool:
+        """Say whether anything is done to the frames of a file."""
+        return bool(self.notices(found))
+
+    def notices(self, found: Probe) -> tuple[str, ...]:
+        """Say what is done to the frames of a file."""
+        done = {
+            "deinterlaced, one frame of each": self.deinterlaces and found.is_interlaced,
+            "tone-mapped to BT.709": self.tone_maps and bool(found.hdr),
+        }
+        return tuple(notice for notice, is_done in done.items() if is_done)
 
 
 def decode(path: Path, found: Probe, start: int, mending: Mending = Mending()) -> Iterator[Frame]:
@@ -147,11 +152,9 @@ class _Convert:
         height, width = (found.height, found.width) if found.rotation % 180 == 0 else (found.width, found.height)
         if self._is_hdr:
             frame = self._mapped(frame)
-        if found.is_transparent:
-            pixels = self._opaque(frame, height, width)
-        else:
-            # planes, because swscale makes them twice as fast as interleaved pixels; to_ndarray interleaves
-            pixels = self._planes(frame, height, width, "gbrp")
+        # planes, because swscale makes them twice as fast as interleaved pixels; to_ndarray interleaves
+        form = "rgba" if has_alpha(frame) else "gbrp"
+        pixels = _opaque(self._planes(frame, height, width, form))
         if found.is_mirrored:
             pixels = pixels[:, ::-1]
         return np.ascontiguousarray(np.rot90(pixels, -(found.rotation // 90)))
@@ -164,13 +167,6 @@ class _Convert:
             frame, width, height, form, src_colorspace=matrix, interpolation=SCALING, threads=1
         ).to_ndarray()
 
-    def _opaque(self, frame: VideoFrame, height: int, width: int) -> Frame:
-        pixels = self._planes(frame, height, width, "rgba")
-        if (pixels[..., 3] == 255).all():
-            return pixels[..., :3]
-        colours, share = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
-        return ((colours * share + GROUND * (255 - share) + 127) // 255).astype(np.uint8)
-
     def _mapped(self, frame: VideoFrame) -> VideoFrame:
         """Map brightness and colours to those of BT.709, as swscale's perceptual intent does."""
         if self._tone_map is None:
@@ -182,6 +178,22 @@ class _Convert:
         mapped = graph.vpull()
         assert isinstance(mapped, VideoFrame)
         return mapped
+
+
+def opaque(frame: VideoFrame) -> VideoFrame:
+    """Lay a frame that is transparent somewhere on the ground; return any other as it is."""
+    if not has_alpha(frame):
+        return frame
+    pixels = frame.to_ndarray(format="rgba")
+    return frame if (pixels[..., 3] == 255).all() else VideoFrame.from_ndarray(_opaque(pixels), "rgb24")
+
+
+def _opaque(pixels: UInt8[np.ndarray, "H W _"]) -> Frame:
+    """Lay pixels with a fourth channel, of opacity, on the ground."""
+    if pixels.shape[-1] == 3 or (pixels[..., 3] == 255).all():
+        return pixels[..., :3]
+    colours, share = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+    return ((colours * share + GROUND * (255 - share) + 127) // 255).astype(np.uint8)
 
 
 def _deinterlaced(pictures: Iterable[VideoFrame], skips: int) -> Iterator[VideoFrame]:
@@ -216,55 +228,3 @@ def _graph(name: str, options: str, form: str, frame: VideoFrame) -> tuple[Graph
         one.link_to(other)
     graph.configure()
     return graph, source
-
-
-# ---- sound -----------------------------------------------------------------------------------------------------------
-
-
-def decode_sound(path: Path, audio: AudioStream, start_s: Fraction) -> Iterator[Samples]:
-    """Yield the samples from `start_s` on; what is missing before the first one, or inside, is silence.
-
-    The last packet of a coded track is filled up with silence, which is cut off at the end that the track has.
-    """
-    convert = av.AudioResampler(format="fltp", layout=audio.layout, rate=audio.rate)
-    position, held = 0, None
-    with reading(path) as container:
-        track = next(track for track in container.streams.audio if track.index == audio.index)
-        ending = _Ending(track)
-        for frame in chain(ending.frames(container), [None]):
-            for piece in convert.resample(frame):
-                samples = piece.to_ndarray()
-                moment = None if piece.pts is None or piece.time_base is None else piece.pts * piece.time_base
-                gap = 0 if moment is None else round((moment - start_s) * audio.rate) - position
-                if gap > 0 and (position == 0 or gap > audio.rate // 50):  # below 20 ms it is rounding of the stamps
-                    silence = np.zeros((len(samples), gap), np.float32)
-                    samples, position = np.concatenate([silence, samples], axis=1), position
-                elif position == 0:
-                    samples = samples[:, -gap:]
-                if held is not None:
-                    yield held
-                held = samples
-                position += samples.shape[1]
-        if held is not None:
-            end = ending.end_s and round((ending.end_s - start_s) * audio.rate)
-            yield held if end is None else held[:, : max(0, held.shape[1] - max(0, position - end))]
-
-
-class _Ending:
-    """Decodes a track, and finds the second at which it ends: that of its last packet, or of the track if sooner."""
-
-    def __init__(self, track: AudioTrack) -> None:
-        self._track = track
-        self.end_s: Fraction | None = None
-
-    def frames(self, container: InputContainer) -> Iterator[AudioFrame]:
-        """Yield its frames."""
-        track = self._track
-        for packet in container.demux(track):
-            if packet.size and packet.pts is not None and packet.duration:
-                end = packet.pts + packet.duration
-                if track.duration is not None and track.start_time is not None:
-                    ends = track.start_time + track.duration
-                    end = ends if 0 < end - ends < packet.duration else end
-                self.end_s = max(self.end_s or Fraction(0), end * packet.time_base)
-            yield from packet.decode()

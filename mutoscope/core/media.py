@@ -18,6 +18,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.layout import AudioLayout
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
@@ -33,6 +34,7 @@ from mutoscope.core.whole import refuse_truncated, truncated
 Frame = UInt8[np.ndarray, "H W 3"]
 PHOTOS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # a JPEG may turn out to be MPO, several pictures in one
 TRANSFERS = {16: "PQ", 18: "HLG"}  # ITU-T H.273, table 3
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 UNCOUNTED = 1 << 30  # frames that FFmpeg writes into the header of an AVI where it cannot go back
 BT2020_PRIMARIES = 9  # ITU-T H.273, table 2
 
@@ -105,9 +107,9 @@ class Probe:
         if self.index.lost:
             notes.append(f"begins between key frames: {self.index.lost} frames before the first whole one are left out")
         if self.is_interlaced:
-            notes.append("interlaced, as its frames say; lines of two moments lie in each unless it is deinterlaced")
+            notes.append("interlaced: the lines of a frame are of two moments")
         if self.hdr:
-            notes.append(f"HDR ({self.hdr}); brightness and colours are those of BT.709 only if it is tone-mapped")
+            notes.append(f"HDR ({self.hdr}), whose brightness or colours are not those of BT.709")
         if self.is_transparent:
             notes.append("what is transparent is shown on white")
         if self.variable_frame_rate:
@@ -276,34 +278,44 @@ def _describe(
         audio_streams=sounds_in(container),
         hdr=" ".join([TRANSFERS.get(first.color_trc, ""), "BT.2020" * is_wide]).strip(),
         is_interlaced=first.interlaced_frame,
-        is_transparent=any(component.is_alpha for component in first.format.components),
+        is_transparent=has_alpha(first) and bool((first.to_ndarray(format="rgba")[..., 3] < 255).any()),
         index=index,
     )
+
+
+def has_alpha(frame: VideoFrame) -> bool:
+    """Say whether a frame's format can be transparent."""
+    return any(component.is_alpha for component in frame.format.components)
 
 
 def sounds_in(container: InputContainer) -> tuple[AudioStream, ...]:
     """List the sound tracks that can be decoded, the one that FFmpeg holds for best first."""
     best = container.streams.best("audio")
     tracks = sorted(container.streams.audio, key=lambda track: track is not best)
-    plain = {1: "mono", 2: "stereo"}  # WAV may give the number of channels only
+    known = (track for track in tracks if track.codec_context is not None)
     return tuple(
-        AudioStream(
-            track.index,
-            track.codec_context.name,
-            track.codec_context.sample_rate,
-            plain.get(track.layout.nb_channels, track.layout.name),
-        )
-        for track in tracks
-        if track.codec_context is not None
+        AudioStream(track.index, track.codec_context.name, track.codec_context.sample_rate, _layout(track.layout))
+        for track in known
     )
 
 
+def _layout(layout: AudioLayout) -> str:
+    """Return the name of a layout; where there is only a number of channels, as in WAV, the usual one of that many."""
+    is_plain = layout.nb_channels <= 2 or layout.name.endswith(" channels")
+    return USUAL_LAYOUTS.get(layout.nb_channels, layout.name) if is_plain else layout.name
+
+
 def _rate_of(times: list[Fraction], duration: Fraction, stream: VideoStream, tick: Fraction) -> tuple[Fraction, bool]:
-    """Find the rate whose grid holds every time stamp to within the file's clock, else the average and True."""
+    """Find the rate whose grid holds every time stamp to within the file's clock, else the average and True.
+
+    A last frame that is held longer than others, as in slide shows, lies on no grid.
+    """
     measured = (len(times) - 1) / times[-1] if times[-1] else None
     for rate in (stream.average_rate, stream.guessed_rate, measured and measured.limit_denominator(1001)):
         if rate and all(abs(time - i / rate) <= tick for i, time in enumerate(times)):
-            return rate, False
+            is_held = duration - times[-1] > max(Fraction(3, 2) / rate, 1 / rate + tick)
+            if not is_held:
+                return rate, False
     return (len(times) / (duration or Fraction(1))).limit_denominator(1001), True
 
 

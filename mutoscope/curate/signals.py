@@ -45,7 +45,7 @@ from mutoscope.core.whole import truncated
 from mutoscope.curate import pixels
 from mutoscope.curate.pixels import NUM_CELLS, Flow, Levels, Planes, small_size
 
-VERSION = 2
+VERSION = 3
 READ_ROWS = 256  # frames whose pictures are read together
 MAX_PIXELS = 2**26  # of one frame: a header that claims more is taken for damage before memory is
 
