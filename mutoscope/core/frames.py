@@ -5,9 +5,11 @@
 Frames [a, b) are bit for bit those of a read from the start, wherever reading begins; see `seeking`.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, islice, pairwise
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from jaxtyping import UInt8
@@ -145,7 +148,6 @@ class _Convert:
     def __init__(self, found: Probe, mending: Mending) -> None:
         self._found, self._convert = found, VideoReformatter()
         self._is_hdr = bool(found.hdr) and mending.tone_maps
-        self._tone_map: tuple[Graph, FilterContext] | None = None
 
     def __call__(self, frame: VideoFrame) -> Frame:
         found = self._found
@@ -169,15 +171,20 @@ class _Convert:
 
     def _mapped(self, frame: VideoFrame) -> VideoFrame:
         """Map brightness and colours to those of BT.709, as swscale's perceptual intent does."""
-        if self._tone_map is None:
-            asked = f"out_transfer=bt709:out_primaries=bt709:out_range=full:intent=perceptual:flags={SCALING}"
-            self._tone_map = _graph("scale", asked, "gbrp", frame)
-        graph, source = self._tone_map
+        looks = frame.format.name, frame.width, frame.height, frame.color_trc, frame.color_primaries, frame.colorspace
+        graph, source = _tone_map(*looks, threading.get_ident())
         frame.pts, frame.time_base = 0, Fraction(1)
         source.push(frame)
         mapped = graph.vpull()
         assert isinstance(mapped, VideoFrame)
         return mapped
+
+
+@lru_cache(maxsize=2)
+def _tone_map(form: str, width: int, height: int, *_: int) -> tuple[Graph, FilterContext]:
+    """Build what maps frames of one look in one thread, once: swscale takes seconds to work its table out."""
+    asked = f"out_transfer=bt709:out_primaries=bt709:out_range=full:intent=perceptual:flags={SCALING}"
+    return _graph("scale", asked, "gbrp", VideoFormat(form), width, height)
 
 
 def opaque(frame: VideoFrame) -> VideoFrame:
@@ -203,7 +210,8 @@ def _deinterlaced(pictures: Iterable[VideoFrame], skips: int) -> Iterator[VideoF
         if graph is None or source is None:
             if picture is None:
                 return
-            graph, source = _graph("bwdif", "mode=send_frame:deint=interlaced", picture.format.name, picture)
+            form, asked = picture.format, "mode=send_frame:deint=interlaced"
+            graph, source = _graph("bwdif", asked, form.name, form, picture.width, picture.height)
         if picture is not None:
             picture.pts, picture.time_base = number, Fraction(1)
         source.push(picture)
@@ -219,11 +227,11 @@ def _deinterlaced(pictures: Iterable[VideoFrame], skips: int) -> Iterator[VideoF
                 yield mended
 
 
-def _graph(name: str, options: str, form: str, frame: VideoFrame) -> tuple[Graph, FilterContext]:
-    """Build a graph of one filter for frames like one; pull from the graph, push into the source."""
+def _graph(name: str, options: str, to: str, form: VideoFormat, width: int, height: int) -> tuple[Graph, FilterContext]:
+    """Build a graph of one filter from frames of one shape to the format `to`; pull from it, push into the source."""
     graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
-    chained = source, graph.add(name, options), graph.add("format", form), graph.add("buffersink")
+    source = graph.add_buffer(width=width, height=height, format=form, time_base=Fraction(1))
+    chained = source, graph.add(name, options), graph.add("format", to), graph.add("buffersink")
     for one, other in pairwise(chained):
         one.link_to(other)
     graph.configure()
