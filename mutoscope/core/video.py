@@ -8,7 +8,6 @@ A frame is "H W 3" uint8, upright, with square pixels. Nothing is decoded or mad
 read and written as the frames come, so memory does not grow with length.
 """
 
-import heapq
 import math
 from bisect import bisect_left
 from collections import Counter
@@ -16,26 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from itertools import chain, count, islice, pairwise, repeat
-from operator import itemgetter
+from itertools import islice, pairwise, repeat
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Literal, cast
 
-import av
 import numpy as np
 import torch
-from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
-from av.audio.stream import AudioStream as AudioEncoder
-from av.container import OutputContainer
 from av.error import FFmpegError
-from av.filter import Graph
-from av.filter.context import FilterContext
-from av.packet import Packet
-from av.video.format import VideoFormat
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from einops import rearrange
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
@@ -43,89 +28,14 @@ from torch import Tensor
 
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.files import replacing
-from mutoscope.core.media import (
-    SCALING,
-    Frame,
-    Samples,
-    decode,
-    decode_sound,
-    existing,
-    photo_size,
-    probe,
-    read_image,
-    reason,
-    sounds_of,
-)
+from mutoscope.core.frames import Mending, decode
+from mutoscope.core.media import Frame, existing, photo_size, probe, read_image, reason
+from mutoscope.core.sound import Audio
+from mutoscope.core.writing import Quality, mixing, writer
 
 Rate = int | float | Fraction
-Quality = Literal["small", "good", "best"]
-Timed = Iterator[tuple[float | Fraction, list[Packet]]]
 
-__all__ = ["Audio", "Video", "exact_rate", "probe", "read_image"]
-
-
-@dataclass(frozen=True, eq=False)
-class Audio:
-    """A lazily read stream of samples, "channels n" float32 in [-1, 1]. Time zero is the video's first frame."""
-
-    rate: int
-    layout: str
-    read: Callable[[], Iterator[Samples]] = field(repr=False)
-
-    @classmethod
-    def open(cls, path: str | Path, start_s: Rate = 0) -> "Audio":
-        """Open the sound of a file, of which nothing is decoded yet, from `start_s` on the file's clock."""
-        path = existing(path)
-        tracks = sounds_of(path)
-        if not tracks:
-            raise MediaError(f"{path} holds no sound. Give a file with an audio stream.")
-        best = tracks[0]
-        return cls(best.rate, best.layout, partial(decode_sound, path, best, Fraction(start_s)))
-
-    @classmethod
-    def from_array(cls, samples: Samples, rate: int) -> "Audio":
-        """Wrap one or two channels of samples that are in memory; `rate` in Hz."""
-        if len(samples) > 2:
-            raise RequestError(f"{len(samples)} channels of sound were given; one or two are needed. Mix or transpose.")
-        seconds = range(0, samples.shape[1], rate)
-        layout = "mono" if len(samples) == 1 else "stereo"
-        return cls(rate, layout, lambda: (samples[:, at : at + rate] for at in seconds))
-
-    def array(self) -> Samples:
-        """Read all samples into memory."""
-        return np.concatenate(list(self.read()), axis=1)
-
-    def take(self, start_s: Rate, duration_s: Rate) -> "Audio":
-        """Keep what sounds from `start_s` on for `duration_s` seconds."""
-        first, last = round(start_s * self.rate), round((start_s + duration_s) * self.rate)
-
-        def read() -> Iterator[Samples]:
-            at = 0
-            for samples in self.read():
-                if at >= last:
-                    return
-                yield samples[:, max(first - at, 0) : last - at]
-                at += samples.shape[1]
-
-        return replace(self, read=read)
-
-    def mono(self, rate: int) -> "Audio":
-        """Mix the channels into one, their mean, of another rate in Hz."""
-
-        def read() -> Iterator[Samples]:
-            convert, position = AudioResampler(format="fltp", layout="mono", rate=rate), 0
-            for samples in chain(self.read(), [None]):
-                frame = None
-                if samples is not None:
-                    mixed = np.ascontiguousarray(samples.mean(axis=0, keepdims=True))
-                    if not mixed.size:
-                        continue
-                    frame = AudioFrame.from_ndarray(mixed, "fltp", "mono")
-                    frame.sample_rate, frame.pts, frame.time_base = self.rate, position, Fraction(1, self.rate)
-                    position += mixed.shape[1]
-                yield from (piece.to_ndarray() for piece in convert.resample(frame))
-
-        return Audio(rate, "mono", read)
+__all__ = ["Audio", "Mending", "Quality", "Video", "exact_rate", "probe", "read_image"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +60,12 @@ class Video:
     # ---- where it comes from
 
     @classmethod
-    def open(cls, path: str | Path) -> "Video":
+    def open(cls, path: str | Path, mending: Mending = Mending()) -> "Video":
         """Open a video, a GIF, or a photo, which is one frame that lasts a second.
+
+        Args:
+            path: the file.
+            mending: what is done to interlaced and HDR frames; nothing unless asked for, and `notices` say which are.
 
         Raises:
             MediaError: the file is missing, not a video or picture, cut short or damaged.
@@ -166,11 +80,11 @@ class Video:
             found.width,
             found.fps,
             found.num_frames,
-            partial(decode, path, found),
+            partial(decode, path, found, mending=mending),
             found.times,
             found.variable_frame_rate,
             Audio.open(path, found.start_s) if found.audio_streams else None,
-            found.notices,
+            (*found.notices, *mending.notices(found), *mixing(found.audio_streams)),
         )
 
     @classmethod
@@ -362,6 +276,8 @@ class Video:
         """Write the frames as they come: .mp4 (H.264, AAC), .webm (VP9, Opus), .gif, or .png.
 
         A .png of one frame is the picture itself, of several a contact sheet, row by row. GIF and PNG hold no sound.
+        Of more than two channels of sound, a layout that the file's codec knows is kept; others are mixed to stereo, as
+        `notices` say.
         The same frames give the same bytes. The file gets its name when it is complete; a failure leaves nothing.
 
         Args:
@@ -373,7 +289,7 @@ class Video:
             MutoscopeError: the file cannot be written, for example because the disk is full.
         """
         path = Path(path)
-        write = _writer(self, path, quality)
+        write = writer(self, path, quality)
         with replacing(path) as temporary:
             try:
                 write(temporary)
@@ -394,226 +310,3 @@ def _pick(read: Callable[[int], Iterator[Frame]], picks: list[int], first: int) 
     start, shown = picks[first], Counter(picks[first:])
     for index, frame in enumerate(islice(read(start), picks[-1] + 1 - start), start):
         yield from repeat(frame, shown[index])
-
-
-# ---- writers ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a streamed file is encoded.
-
-    `crf` is the codec's own scale of quality, on which lower is better. `colour_x` is where a reader looks for the
-    colour sample of two pixels, in 1/256 of a pixel from the first one's centre: H.264 says there (its table E-5 has
-    no other default), for VP9 without a tag FFmpeg takes the middle.
-    """
-
-    muxer: str
-    video: str
-    audio: str
-    crf: dict[str, int]
-    encoding: dict[str, str]
-    muxing: dict[str, str]
-    needs_even_size: bool
-    colour_x: int
-
-
-FORMATS = {
-    # the index first, so that a player can begin before it has the whole file; colour is stored for pairs of pixels
-    ".mp4": Format(
-        muxer="mp4",
-        video="libx264",
-        audio="aac",
-        crf={"small": 28, "good": 17, "best": 10},
-        # x264's macroblock tree reads past small frames: on one machine, the same 64x64 clip gave five different files
-        encoding={"preset": "medium", "x264-params": "mbtree=0"},
-        muxing={"movflags": "+faststart"},
-        needs_even_size=True,
-        colour_x=0,
-    ),
-    ".webm": Format(
-        muxer="webm",
-        video="libvpx-vp9",
-        audio="libopus",
-        crf={"small": 40, "good": 24, "best": 12},
-        encoding={"cpu-used": "2", "row-mt": "0"},  # with row threads its output is not always the same
-        muxing={},
-        needs_even_size=False,
-        colour_x=128,
-    ),
-}
-ENCODER_THREADS = 4  # a fixed number, because x264's output depends on it
-GIF_DITHER = "dither=sierra2_4a:diff_mode=rectangle"
-SHEET_PIXELS = 64_000_000  # a contact sheet is held in memory
-SHEET_GROUND = 255
-
-
-def _writer(video: Video, path: Path, quality: Quality | None) -> Callable[[Path], None]:
-    """Choose how to write `path`, or refuse, before any frame is made."""
-    suffix = path.suffix.lower()
-    if suffix in FORMATS:
-        form = FORMATS[suffix]
-        if quality not in (None, *form.crf):
-            raise RequestError(f"quality={quality!r} was given. Use {', '.join(form.crf)}.")
-        if form.needs_even_size and (video.height % 2 or video.width % 2):
-            nearest = f"{video.width + video.width % 2}x{video.height + video.height % 2}"
-            given = f"{suffix} needs an even width and height, not {video.width}x{video.height}"
-            raise RequestError(f"{given}. Use {nearest}, or save as .webm, .gif or .png.")
-        return partial(_write_stream, video, form, quality or "good")
-    if suffix not in (".gif", ".png"):
-        raise RequestError(f"{path} ends in {suffix or 'nothing'}. Use .mp4, .webm, .gif or .png.")
-    if quality is not None:
-        raise RequestError(f"quality={quality!r} was given, but {suffix} has only one. Leave it out.")
-    if suffix == ".gif" and video.fps > 50:
-        raise RequestError(f"GIF players show at most 50 fps, not {float(video.fps):.5g}. Use at_fps(25) first.")
-    if suffix == ".png":
-        _refuse_big_sheet(video, video.num_frames or 1)
-    return partial(_write_gif if suffix == ".gif" else _write_png, video)
-
-
-def _write_stream(video: Video, form: Format, quality: Quality, path: Path) -> None:
-    tick = Fraction(1, 90_000) if video.variable_frame_rate else 1 / video.fps
-    with av.open(f"file:{path}", "w", format=form.muxer, options={"fflags": "+bitexact", **form.muxing}) as out:
-        options = {**form.encoding, "crf": str(form.crf[quality])}
-        stream = _add_stream(out, form.video, video, "yuv420p", tick, options)
-        tags = stream.codec_context  # in each of these tables of ITU-T H.273, 1 is BT.709, and limited range
-        tags.colorspace = tags.color_primaries = tags.color_trc = tags.color_range = 1
-        packets = [_encode(stream, _yuv420p(video, form.colour_x), video, tick)]
-        if video.audio:
-            allowed = av.Codec(form.audio, "w").audio_rates or [video.audio.rate]
-            rate = video.audio.rate if video.audio.rate in allowed else 48_000
-            track = cast(AudioEncoder, out.add_stream(form.audio, rate=rate, layout=video.audio.layout))
-            packets.append(_encode_sound(track, video.audio))
-        for _, group in heapq.merge(*packets, key=itemgetter(0)):  # in the order of time
-            out.mux(group)
-
-
-def _add_stream(
-    out: OutputContainer, codec: str, video: Video, pixels: str, tick: Fraction, options: dict[str, str]
-) -> VideoStream:
-    stream = cast(VideoStream, out.add_stream(codec, rate=video.fps, options=options))
-    stream.height, stream.width, stream.pix_fmt = video.height, video.width, pixels
-    stream.codec_context.time_base = tick
-    stream.codec_context.thread_count = ENCODER_THREADS
-    return stream
-
-
-def _yuv420p(video: Video, colour_x: int) -> Iterator[VideoFrame]:
-    """Convert to limited-range BT.709 with the flags of the reader, so that a round trip has no bias."""
-    options = f"out_color_matrix=bt709:out_range=limited:out_h_chr_pos={colour_x}:out_v_chr_pos=128:flags={SCALING}"
-    graph, (source,) = _filter("scale", options, "yuv420p", (video.height, video.width, "rgb24"))
-    for i, frame in enumerate(video.frames()):
-        source.push(_stamped(frame, i))
-        yield graph.vpull()
-
-
-def _encode(stream: VideoStream, pictures: Iterable[VideoFrame], video: Video, tick: Fraction) -> Timed:
-    """Yield the time of each picture and the packets that it sets free."""
-    moments = video.times if video.times and video.variable_frame_rate else (i / video.fps for i in count())
-    edges = pairwise(round(moment / tick) for moment in moments)
-    for picture, (start, end) in zip(pictures, edges, strict=False):
-        if start == end:
-            raise MediaError(f"two frames lie within {float(tick):.2g} s of each other. Use at_fps() first.")
-        picture.pts, picture.duration, picture.time_base = start, end - start, tick
-        yield start * tick, stream.encode(picture)
-    yield math.inf, stream.encode(None)
-
-
-def _encode_sound(track: AudioEncoder, audio: Audio) -> Timed:
-    position = 0
-    for samples in audio.read():
-        if samples.size:
-            piece = AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", audio.layout)
-            piece.sample_rate, piece.pts, piece.time_base = audio.rate, position, Fraction(1, audio.rate)
-            yield Fraction(position, audio.rate), track.encode(piece)
-            position += samples.shape[1]
-    yield math.inf, track.encode(None)
-
-
-def _write_gif(video: Video, path: Path) -> None:
-    """Find one palette for the whole clip, so that colours do not flicker; the frames wait on disk meanwhile."""
-    shape, tick = (video.height, video.width, 3), Fraction(1, 100)
-    with TemporaryFile(dir=path.parent) as spool:
-        graph, (source,) = _filter("palettegen", "", "rgb32", (video.height, video.width, "rgb24"))
-        for i, frame in enumerate(video.frames()):
-            spool.write(frame.tobytes())
-            source.push(_stamped(frame, i))
-        source.push(None)
-        palette = graph.vpull()
-        spool.seek(0)
-        frames = (
-            np.frombuffer(data, np.uint8).reshape(shape) for data in iter(lambda: spool.read(math.prod(shape)), b"")
-        )
-        with av.open(f"file:{path}", "w", format="gif", options={"fflags": "+bitexact"}) as out:
-            stream = _add_stream(out, "gif", video, "pal8", tick, {})
-            for _, group in _encode(stream, _indexed(frames, palette, video), video, tick):
-                out.mux(group)
-
-
-def _indexed(frames: Iterable[Frame], palette: VideoFrame, video: Video) -> Iterator[VideoFrame]:
-    """Replace each colour by the nearest of the palette, with the error diffused to the neighbours."""
-    inputs = (video.height, video.width, "rgb24"), (palette.height, palette.width, palette.format.name)
-    graph, (pictures, palettes) = _filter("paletteuse", GIF_DITHER, "pal8", *inputs)
-    palettes.push(palette)
-    palettes.push(None)
-    for i, frame in enumerate(frames):
-        pictures.push(_stamped(frame, i))
-        try:
-            yield graph.vpull()
-        except BlockingIOError:  # the filter keeps this one until it has seen the next
-            continue
-    pictures.push(None)
-    while True:
-        try:
-            yield graph.vpull()
-        except EOFError:
-            return
-
-
-def _stamped(frame: Frame, index: int) -> VideoFrame:
-    picture = VideoFrame.from_ndarray(np.ascontiguousarray(frame))
-    picture.pts, picture.time_base = index, Fraction(1)
-    return picture
-
-
-def _filter(name: str, options: str, to: str, *inputs: tuple[int, int, str]) -> tuple[Graph, list[FilterContext]]:
-    """Build a graph of one filter from inputs of (height, width, pixel format) to the format `to`.
-
-    Returns:
-        the graph, to pull from and to keep alive, and its inputs, to push into.
-    """
-    graph = Graph()
-    node, kind, sink = graph.add(name, options), graph.add("format", to), graph.add("buffersink")
-    sources = []
-    for i, (height, width, pixels) in enumerate(inputs):
-        source = graph.add_buffer(width=width, height=height, format=VideoFormat(pixels), time_base=Fraction(1))
-        source.link_to(node, 0, i)
-        sources.append(source)
-    node.link_to(kind)
-    kind.link_to(sink)
-    graph.configure()
-    return graph, sources
-
-
-def _refuse_big_sheet(video: Video, num_frames: int) -> None:
-    fitting = max(1, SHEET_PIXELS // (video.height * video.width))
-    if num_frames > fitting:
-        given = f"a contact sheet holds {fitting} frames of {video.width}x{video.height}, not {num_frames}"
-        raise RequestError(f"{given}. Use at_fps() or take() first.")
-
-
-def _write_png(video: Video, path: Path) -> None:
-    """Lay the frames on a sheet about as wide as high, row by row; a single frame is the picture itself."""
-    frames = []
-    for frame in video.frames():
-        frames.append(frame)
-        _refuse_big_sheet(video, len(frames))
-    sheet, gap = frames[0], max(2, min(video.height, video.width) // 32)
-    if len(frames) > 1:
-        columns = min(len(frames), math.ceil(math.sqrt(len(frames) * video.height / video.width)))
-        rows, high, wide = math.ceil(len(frames) / columns), video.height + gap, video.width + gap
-        sheet = np.full((rows * high + gap, columns * wide + gap, 3), SHEET_GROUND, np.uint8)
-        for i, frame in enumerate(frames):
-            top, left = gap + i // columns * high, gap + i % columns * wide
-            sheet[top : top + video.height, left : left + video.width] = frame
-    Image.fromarray(sheet).save(path, "PNG")

@@ -5,6 +5,7 @@
 It is apart from the runner because a process that measures needs neither torch nor anything of the stages over the set.
 """
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from mutoscope.curate.signals import SignalSettings
 from mutoscope.curate.split import SplitSettings
 from mutoscope.curate.stage import CLIPS, Reads, Stage, Work, clip_id, save, whole
 
+MOST_TRIES = 3  # of an input that ends the process that works on it
 HERE = "failed here: "  # begins a problem that says nothing about the source
 
 
@@ -147,6 +149,40 @@ class Chain:
             if not self.ingest.keep_fetched:
                 shelf.forget(source.path)
         return state.outcome()
+
+
+class Tries:
+    """Counts how often an input took down, or held for ever, the process that worked on it, over all runs.
+
+    A machine may be short of memory, or busy; a file that ends a process each time is at fault itself.
+
+    Args:
+        manifest: keeps count.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+
+    def outcome(self, given: Input) -> Outcome | None:
+        """Return what became of an input that is not tried again, None for any other."""
+        entry = self._manifest.find(_try_of(given, MOST_TRIES))
+        if entry is None:
+            return None
+        used = tuple(_try_of(given, number).key for number in range(1, MOST_TRIES + 1))
+        problem = f"it was given up after {MOST_TRIES} tries: {entry.problem}. Remove work/entries/lost to try again."
+        return Outcome(unknown(given), stage="ingest", problem=problem, used=used)
+
+    def lost(self, given: Input, reason: str) -> Outcome:
+        """Count one more try, and return its outcome."""
+        number = next(n for n in range(1, MOST_TRIES + 1) if self._manifest.find(_try_of(given, n)) is None)
+        self._manifest.commit_problem(_try_of(given, number), reason)
+        return self.outcome(given) or Outcome(unknown(given), stage="ingest", problem=HERE + reason)
+
+
+def _try_of(given: Input, number: int) -> Task:
+    """Name a try; a file that became longer or shorter is another one."""
+    name = hashlib.sha256(given.path.encode(errors="surrogateescape")).hexdigest()
+    return Task(name, "lost", 1, {"size_bytes": given.size_bytes, "try": number})
 
 
 @dataclass

@@ -34,7 +34,7 @@ from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.curate import members
 from mutoscope.curate.manifest import Manifest, Task
 
-VERSION = 1
+VERSION = 2
 TABLES = (".csv", ".jsonl", ".parquet")
 BESIDE = (*TABLES, ".json", ".txt", ".md", ".html", ".srt", ".vtt", ".log", ".tar")  # in a folder; no media
 OTHER_MEMBERS = (".cls", ".npy", ".npz", ".pkl", ".pth", ".pyd", ".id")  # what shards hold besides; no media either
@@ -68,6 +68,7 @@ class Source:
         duration_s: seconds; 0 for a picture.
         codec: such as ``h264`` or ``jpeg``.
         has_audio: it has a sound track.
+        notices: what a reader should know of its frames: turned, interlaced, HDR, begun between key frames and so on.
         licence: as its table or sidecar says, "" if nothing does, as for the two below.
         provenance: where it comes from.
         caption: what it shows.
@@ -86,6 +87,7 @@ class Source:
     duration_s: float = 0.0
     codec: str = ""
     has_audio: bool = False
+    notices: str = ""
     licence: str = ""
     provenance: str = ""
     caption: str = ""
@@ -543,6 +545,7 @@ def _video(file: Path, known: Source, settings: Ingest) -> Source:
         duration_s=found.duration_s,
         codec=found.codec,
         has_audio=bool(found.audio_streams),
+        notices="; ".join(found.notices),
     )
 
 

@@ -28,6 +28,7 @@ from jaxtyping import UInt8
 from mutoscope.core import config, media
 from mutoscope.core.errors import MediaError, RecipeError
 from mutoscope.core.files import replacing
+from mutoscope.core.frames import decode
 from mutoscope.curate.ingest import Source, short, tells_of_machine
 from mutoscope.curate.score import Score
 from mutoscope.curate.stage import CAPTIONS, CLIPS, Reads, SetView, Work, noted, replace_columns, save, with_columns
@@ -263,7 +264,7 @@ def glimpses(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         at = bisect_right(found.keyframes, stamps[number])  # of the first key frame after it
         is_ahead = before >= 0 and number > before and (not at or found.keyframes[at - 1] <= stamps[before])
         if not is_ahead:
-            stream = media.decode(path, found, number)
+            stream = decode(path, found, number)
         frame = next(islice(stream, number - before - 1 if is_ahead else 0, None), None)
         if frame is None:
             raise MediaError(f"{path} ends before frame {number}. Fetch the file again.")

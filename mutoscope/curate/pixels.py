@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from einops import rearrange, reduce
 from jaxtyping import Float32, UInt8, UInt16, UInt64
 
-from mutoscope.core.media import SCALING
+from mutoscope.core.frames import SCALING, opaque
 
 Plane = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]  # of any size
 
@@ -68,7 +68,7 @@ def planes_of(frame: VideoFrame, convert: VideoReformatter) -> Planes:
     is_full_range = frame.color_range == 2 or name.startswith("yuvj")
     name = name.replace("yuvj", "yuv")
     if name not in PLANAR:
-        frame = convert.reformat(frame, format="yuv420p", interpolation=SCALING, threads=1)
+        frame = convert.reformat(opaque(frame), format="yuv420p", interpolation=SCALING, threads=1)
         name, is_full_range = "yuv420p", frame.color_range == 2
     shift = PLANAR[name]
     kind = np.dtype("<u2" if shift else "u1")

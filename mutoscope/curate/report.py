@@ -4,7 +4,7 @@ import base64
 import html
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -150,6 +150,7 @@ def page(card: Card) -> str:
         _flow(card),
         *map(_funnel, card.funnels),
         _problems(card),
+        _notices(card),
         _licences(card),
         _charts(card),
         _sheets(card),
@@ -251,20 +252,31 @@ def _explained(reason: str, card: Card) -> str:
 
 
 def _problems(card: Card) -> str:
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for source in card.sources:
         if source["problem"]:
             groups[source["stage"], grouped(source["problem"])].append(source["path"])
+    return _files("Files that could not be used", ["stage", "problem"], groups)
+
+
+def _notices(card: Card) -> str:
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for source in card.sources:
+        for notice in filter(None, (source.get("notices") or "").split("; ")):
+            groups[(grouped(notice),)].append(source["path"])
+    return _files("Files to know about", ["what"], groups)
+
+
+def _files(title: str, heads: Sequence[str], groups: Mapping[tuple[str, ...], Sequence[str]]) -> str:
+    """Show how many files there are of each group, with the names of some."""
     if not groups:
         return ""
     rows = []
-    for (stage, problem), paths in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+    for cells, paths in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         more = f" and {len(paths) - EXAMPLES} more" if len(paths) > EXAMPLES else ""
         names = ", ".join(html.escape(Path(path).name) for path in paths[:EXAMPLES])
-        rows.append(
-            [html.escape(stage), html.escape(problem), str(len(paths)), f'<span class="soft">{names}{more}</span>']
-        )
-    return "<h2>Files that could not be used</h2>" + _table(["stage", "problem", "files", "which"], rows, numbers=(2,))
+        rows.append([*map(html.escape, cells), str(len(paths)), f'<span class="soft">{names}{more}</span>'])
+    return f"<h2>{title}</h2>" + _table([*heads, "files", "which"], rows, numbers=(len(heads),))
 
 
 def _licences(card: Card) -> str:

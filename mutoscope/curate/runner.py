@@ -34,7 +34,7 @@ from mutoscope.core.log import progress
 from mutoscope.curate import pool, report, text
 from mutoscope.curate import write as writing
 from mutoscope.curate.balance import Balance
-from mutoscope.curate.chain import HERE, Chain, Outcome, Signals, Split, unknown
+from mutoscope.curate.chain import HERE, Chain, Outcome, Signals, Split, Tries
 from mutoscope.curate.describe import Captions
 from mutoscope.curate.duplicates import Duplicates
 from mutoscope.curate.filter import FACTS, Thresholds
@@ -71,7 +71,10 @@ SOURCES = pa.schema(
         ("duration_s", pa.float64()),
         ("codec", pa.string()),
         ("has_audio", pa.bool_()),
-        *((name, pa.string()) for name in ("licence", "provenance", "caption", "problem", "stage", "signals")),
+        *(
+            (name, pa.string())
+            for name in ("notices", "licence", "provenance", "caption", "problem", "stage", "signals")
+        ),
     ]
 )
 
@@ -277,11 +280,15 @@ class Crew:
 
 def _examine_all(chain: Chain, inputs: Sequence[Input], crew: Crew) -> list[Outcome]:
     """Return the outcome of each input, in the order given; of equal files only the first is used."""
-    found: dict[int, Outcome] = {}
-    with progress(len(inputs), "sources") as bar:
-        for index, result in pool.run(chain, inputs, crew.ingest.allowed_s, crew.workers, crew.engine):
+    tries = Tries(Manifest(chain.folder))
+    found = {index: given_up for index, given in enumerate(inputs) if (given_up := tries.outcome(given)) is not None}
+    left = [index for index in range(len(inputs)) if index not in found]
+    with progress(len(inputs), "sources", done=len(found)) as bar:
+        work = pool.run(chain, [inputs[index] for index in left], crew.ingest.allowed_s, crew.workers, crew.engine)
+        for number, result in work:
+            index = left[number]
             if isinstance(result, Lost):
-                result = Outcome(unknown(inputs[index]), stage="ingest", problem=HERE + result.reason)
+                result = tries.lost(inputs[index], result.reason)
             found[index] = result
             bar.advance()
     outcomes, first = [], {}

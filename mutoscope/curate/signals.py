@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -38,11 +39,13 @@ from jaxtyping import UInt8
 
 from mutoscope.core.errors import MediaError
 from mutoscope.core.files import replacing
-from mutoscope.core.media import existing, photo_size, read_image, reason
+from mutoscope.core.media import claimed_duration_s, existing, photo_size, read_image, reason
+from mutoscope.core.seeking import whole_frames
+from mutoscope.core.whole import truncated
 from mutoscope.curate import pixels
 from mutoscope.curate.pixels import NUM_CELLS, Flow, Levels, Planes, small_size
 
-VERSION = 2
+VERSION = 3
 READ_ROWS = 256  # frames whose pictures are read together
 MAX_PIXELS = 2**26  # of one frame: a header that claims more is taken for damage before memory is
 
@@ -288,29 +291,29 @@ def _opened(path: Path, keys_only: bool) -> Iterator[tuple[InputContainer, Video
 def _frames(path: Path, container: InputContainer, video: VideoStream, keys_only: bool) -> Iterator[VideoFrame]:
     """Yield whole frames of one size, and find at the end whether any are missing."""
     size, count, end_s = None, 0, 0.0
-    for packet in container.demux():
-        stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is not None and packet.size:
-            end_s = max(end_s, float((stamp + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index != video.index or (keys_only and packet.size and not packet.is_keyframe):
-            continue
-        for frame in packet.decode():
-            assert isinstance(frame, VideoFrame)  # of a video stream; for the type checker
-            size = size or (frame.width, frame.height)
-            if (frame.width, frame.height) != size:
-                raise MediaError(f"{path} turns {frame.width}x{frame.height} at frame {count}. Split it there.")
-            if frame.is_corrupt:
-                raise MediaError(f"{path} is cut short or damaged: frame {count} has holes. Fetch the file again.")
-            count += 1
-            yield frame
+
+    def packets() -> Iterator[Packet]:
+        nonlocal end_s
+        for packet in container.demux():
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None and packet.size:
+                end_s = max(end_s, float((stamp + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index == video.index and not (keys_only and packet.size and not packet.is_keyframe):
+                yield packet
+
+    for frame in whole_frames(packets(), video):
+        size = size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            raise MediaError(f"{path} turns {frame.width}x{frame.height} at frame {count}. Split it there.")
+        if frame.is_corrupt:
+            raise truncated(path, f"frame {count} has holes")
+        count += 1
+        yield frame
     if not count:
         raise MediaError(f"{path} holds no frame that can be decoded. Give another file.")
-    claimed_s = (container.duration or 0) / av.time_base
+    claimed_s = claimed_duration_s(container, video)
     if claimed_s - end_s > 0.5:
-        raise MediaError(
-            f"{path} is cut short or damaged: it announces {claimed_s:.2f} s and holds {end_s:.2f} s. "
-            "Fetch the file again."
-        )
+        raise truncated(path, f"it announces {float(claimed_s):.2f} s and holds {end_s:.2f} s")
 
 
 def _stream_video(path: Path, settings: SignalSettings, keys_only: bool) -> Iterator[pa.RecordBatch]:

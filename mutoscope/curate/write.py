@@ -24,6 +24,7 @@ from PIL import Image
 from mutoscope.core import config, media
 from mutoscope.core.errors import MediaError, MutoscopeError, RequestError
 from mutoscope.core.files import replacing
+from mutoscope.core.frames import Mending
 from mutoscope.curate.ingest import Shelf, Source, tells_of_machine
 from mutoscope.curate.remux import remux
 from mutoscope.curate.stage import CAPTIONS
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # torch comes with it, whose import would cost the processes 
     from mutoscope.core.video import Video
 
 Score = float | str | list[str]  # list[str]: tags
-VERSION = 1
+VERSION = 2
 SUFFIXES = {"jpeg": ".jpg", "mpo": ".jpg", "png": ".png", "webp": ".webp"}  # copied as they are
 FRAME_S = 0.2  # seconds that encoding a frame may take at most
 
@@ -48,6 +49,8 @@ class Write:
         short_side_px: clips whose short side is longer are shrunk to it; 0 leaves all as they are.
         quality: of the encoded video.
         keeps_audio: write the sound too.
+        deinterlaces: make whole frames of interlaced ones.
+        tone_maps: bring HDR to BT.709; without it, bright parts look flat and colours pale in what is written.
         copies: where a clip begins on a key frame and keeps its size, copy its packets instead of encoding them again;
             see `remux`. Few clips do, unless their ends are not trimmed: ``Split(SplitSettings(trim_s=0))``.
     """
@@ -56,6 +59,8 @@ class Write:
     short_side_px: int = 0
     quality: Literal["small", "good", "best"] = "good"
     keeps_audio: bool = True
+    deinterlaces: bool = False
+    tone_maps: bool = False
     copies: bool = False
 
     def digest(self) -> str:
@@ -269,6 +274,7 @@ class _Cutter:
 
     def __init__(self, settings: Write, shelf: Shelf, keep_fetched: bool) -> None:
         self._settings, self._shelf, self._keep = settings, shelf, keep_fetched
+        self._mending = Mending(settings.deinterlaces, settings.tone_maps)
         self._source: Source | None = None
         self._video: "Video | None" = None
         self._found: media.Probe | None = None
@@ -283,7 +289,7 @@ class _Cutter:
 
         if self._video is None or self._source != kept.source:
             self.close()
-            self._source, self._video = kept.source, Video.open(file)
+            self._source, self._video = kept.source, Video.open(file, self._mending)
         if self._settings.copies:
             copied = self._copy(file, kept)
             if copied is not None:
@@ -307,6 +313,8 @@ class _Cutter:
             return None
         if self._found is None:
             self._found = media.probe(file)
+        if self._mending.changes(self._found):
+            return None
         end = kept.start + kept.clip.num_frames
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.mp4"

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from mutoscope.core.errors import MediaError, MutoscopeError, RequestError
-from mutoscope.core.media import probe, read_image
+from mutoscope.core.media import AudioStream, probe, read_image
 from mutoscope.core.video import Audio, Video, exact_rate
+from mutoscope.core.writing import mixing
 
 FORMATS = [".mp4", ".webm", ".gif", ".png"]
 STREAMED = [".mp4", ".webm", ".gif"]
@@ -330,8 +331,8 @@ def test_vp8_frame_that_is_not_shown_is_not_counted(tmp_path: Path) -> None:
             copy.stream, copy.time_base, copy.pts, copy.dts = stream, packet.time_base, packet.pts, packet.dts
             copy.is_keyframe = packet.is_keyframe
             out.mux(copy)
-    assert probe(tmp_path / "a.webm", decode_all=True).num_frames == 20
-    assert probe(tmp_path / "b.webm", decode_all=True).num_frames == 19
+    assert len(Video.open(tmp_path / "a.webm").array()) == probe(tmp_path / "a.webm").num_frames == 20
+    assert len(Video.open(tmp_path / "b.webm").array()) == probe(tmp_path / "b.webm").num_frames == 19
 
 
 def test_slower_rate_keeps_every_second_frame_and_faster_repeats() -> None:
@@ -373,6 +374,31 @@ def test_rate_and_duration_survive_a_file(tmp_path: Path, suffix: str, fps: floa
     assert float(back.fps) == pytest.approx(float(video.fps), rel=tick)
     np.testing.assert_allclose(back.timestamps, video.timestamps, atol=tick)
     assert back.duration_s == pytest.approx(video.duration_s, abs=2 * tick)
+
+
+@pytest.mark.parametrize("suffix", STREAMED)
+@pytest.mark.parametrize("sounds", [False, True])
+@pytest.mark.parametrize("seconds", [("0", "0.1", "0.2", "0.3", "3"), ("0", "2", "3.5", "7"), ("0", "4")])
+def test_the_last_frame_lasts_as_long_as_it_did(
+    tmp_path: Path, suffix: str, sounds: bool, seconds: tuple[str, ...]
+) -> None:
+    times = tuple(map(Fraction, seconds))
+    video = replace(Video.from_array(clip(len(times) - 1), 10), times=times, variable_frame_rate=True)
+    video.with_audio(click(float(times[-1]), 0.5) if sounds else None).save(tmp_path / f"a{suffix}")
+    back = Video.open(tmp_path / f"a{suffix}")
+    assert back.duration_s == pytest.approx(video.duration_s, abs=0.011)
+    np.testing.assert_allclose(back.timestamps, video.timestamps, atol=0.011)
+    back.save(tmp_path / f"b{suffix}")  # what was read is written alike
+    assert Video.open(tmp_path / f"b{suffix}").duration_s == pytest.approx(video.duration_s, abs=0.011)
+
+
+def test_a_last_frame_that_is_held_lies_on_no_grid(tmp_path: Path) -> None:
+    times = tuple(map(Fraction, ("0", "0.1", "0.2", "0.3", "3")))
+    replace(Video.from_array(clip(4), 10), times=times, variable_frame_rate=True).save(tmp_path / "a.gif")
+    video = Video.open(tmp_path / "a.gif")
+    assert video.variable_frame_rate and video.notices[0].endswith("a frame lasts up to 2.7 s")
+    assert video.at_fps(10).num_frames == 30
+    assert not video.take(0, 3).at_fps(10).variable_frame_rate
 
 
 def test_rates_are_exact() -> None:
@@ -448,6 +474,46 @@ def test_channels_become_their_mean_and_another_rate_keeps_time(rate: int) -> No
     assert (sound.rate, sound.layout, samples.shape) == (16_000, "mono", (1, 32_000))
     wanted = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
     assert np.abs(samples[0] - wanted)[400:-400].max() < 1e-4
+
+
+@pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
+@pytest.mark.parametrize("seconds", [1, 1.7, 2.01])
+def test_sound_of_an_mp4_ends_where_its_track_does(tmp_path: Path, rate: int, seconds: float) -> None:
+    Video.from_array(clip(16), 8).with_audio(click(seconds, 0.5, rate)).save(tmp_path / "a.mp4")
+    audio = Video.open(tmp_path / "a.mp4").audio
+    assert audio is not None and audio.array().shape == (1, round(seconds * rate))
+
+
+def surround(layout: str) -> Audio:
+    """Make a tone of its own for each channel, all as loud as can be."""
+    channels = av.AudioLayout(layout).nb_channels
+    tones = np.sin(np.arange(24_000) * 2 * np.pi * (300 + 200 * np.arange(channels)[:, None]) / 48_000)
+    return Audio(48_000, layout, lambda: iter([tones.astype(np.float32)]))
+
+
+@pytest.mark.parametrize("layout", ["2.1", "3.0", "3.1", "4.0", "quad", "4.1", "5.0(side)", "5.1", "5.1(side)", "7.1"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_sound_of_any_layout_is_written_and_what_is_mixed_down_is_said(
+    tmp_path: Path, suffix: str, layout: str
+) -> None:
+    sound = surround(layout)
+    Video.from_array(clip(4), 8).with_audio(sound).save(tmp_path / f"a{suffix}")
+    back = Audio.open(tmp_path / f"a{suffix}")
+    assert back.array().shape[1] == pytest.approx(24_000, abs=50)
+    is_mixed = back.layout == "stereo"
+    assert is_mixed or back.layout == layout.replace("(side)", "")
+    notices = mixing([AudioStream(1, "flac", 48_000, layout)])
+    assert is_mixed == any("mixed down to stereo" in notice and suffix in notice for notice in notices)
+    assert back.array().std(axis=1).max() < 0.75  # of a full tone 0.707
+
+
+def test_channels_are_mixed_without_being_louder_than_they_were() -> None:
+    loudest = Audio(48_000, "5.1", lambda: iter([np.ones((6, 4800), np.float32)]))
+    mixed = loudest.mixed(("mono", "stereo")).array()
+    assert mixed.shape == (2, 4800) and np.allclose(mixed, 1, atol=1e-6)
+    assert loudest.mixed(("5.1",)) is loudest
+    with pytest.raises(RequestError, match="does not say which is which"):
+        replace(loudest, layout="6 channels").mixed(("stereo",))
 
 
 def test_sound_and_picture_are_interleaved(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_hole_that_costs_frames_is_an_error(tmp_path: Path, name: str) -> None:
     data[middle : middle + 3000] = bytes(3000)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(MediaError):
-        probe(tmp_path / name, decode_all=True)
+        Video.open(tmp_path / name).array()
 
 
 def test_hole_that_webm_cannot_count_is_told_as_a_frame_that_lasts(tmp_path: Path) -> None:

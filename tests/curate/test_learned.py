@@ -19,6 +19,7 @@ from PIL import Image
 
 from mutoscope.core import config, media
 from mutoscope.core.errors import MediaError, RecipeError, WeightsError
+from mutoscope.core.frames import decode
 from mutoscope.core.video import Video
 from mutoscope.curate import learned
 from mutoscope.curate.filter import Threshold, Thresholds
@@ -91,8 +92,7 @@ def test_a_file_is_read_on_where_no_key_frame_lies_between(film: Path, monkeypat
     first, second = (round(key * found.time_base * FPS) for key in found.keyframes)
     assert (first, second) == (0, 22)
     begun: list[int] = []
-    decode = media.decode
-    monkeypatch.setattr(media, "decode", lambda path, found, start: begun.append(start) or decode(path, found, start))
+    monkeypatch.setattr(learned, "decode", lambda path, found, start: begun.append(start) or decode(path, found, start))
     list(glimpses(film, [1, 3, 5, second + 1, second + 2]))
     assert begun == [1, second + 1]
 

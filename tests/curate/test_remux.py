@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mutoscope.core import media
+from mutoscope.core.frames import decode
 from mutoscope.core.video import Audio, Video
 from mutoscope.curate.remux import remux
 from tests.curate import damage
@@ -32,7 +33,7 @@ def write(path: Path, codec: str = "libx264", fps: Fraction | int = 24, aspect: 
 
 def frames(path: Path, start: int, end: int) -> np.ndarray:
     found = media.probe(path)
-    return np.stack(list(islice(media.decode(path, found, start), end - start)))
+    return np.stack(list(islice(decode(path, found, start), end - start)))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])

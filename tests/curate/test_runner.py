@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from dataclasses import replace
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from mutoscope.core import config
 from mutoscope.core.errors import MissingExtra, RecipeError, RequestError
+from mutoscope.core.video import Video
 from mutoscope.curate import ingest, pool, runner, write
 from mutoscope.curate.filter import Threshold, Thresholds
 from mutoscope.curate.ingest import Ingest
@@ -68,6 +70,43 @@ def contents(out: Path) -> dict[str, bytes]:
     """Return all that a run leaves for others, by name."""
     files = [*out.glob("*.parquet"), *out.glob("*.html"), *(out / "shards").iterdir()]
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def test_a_file_that_ends_its_process_is_tried_three_times_and_then_has_a_reason(tmp_path: Path) -> None:
+    files, trouble = tmp_path / "files", tmp_path / "trouble"
+    damage.write_video(files / "dies-x.mp4", 4)
+    damage.write_video(files / "good.mp4", 4, seed=1)
+    trouble.mkdir()
+    (trouble / "dies").touch()
+
+    def run() -> tuple[Summary, str]:
+        stages = (Levels(str(tmp_path / "log"), str(trouble)), Pieces())
+        summary = run_stages(RECIPE, stages, [str(files)], tmp_path / "set", workers=1)
+        rows = pq.read_table(tmp_path / "set" / "sources.parquet").to_pylist()
+        return summary, next(row["problem"] for row in rows if row["path"].endswith("dies-x.mp4"))
+
+    for _ in range(2):
+        summary, problem = run()
+        assert problem == "failed here: the process that worked on it was killed by signal 9" and summary.again
+    for _ in range(2):
+        summary, problem = run()
+        assert problem.startswith("it was given up after 3 tries: the process that worked on it was killed by signal 9")
+        assert not summary.again and summary.unusable == 1 and summary.kept == 1
+    assert (tmp_path / "log").read_text().split().count("dies-x.mp4") == 3
+    (files / "dies-x.mp4").write_bytes((files / "dies-x.mp4").read_bytes() + b"mended")
+    (trouble / "dies").unlink()
+    assert run()[1] == ""
+
+
+def test_what_a_reader_should_know_of_a_file_is_in_the_table_and_on_the_card(tmp_path: Path) -> None:
+    times = tuple(Fraction(at, 8) for at in (0, 1, 2, 3, 24))
+    video = Video.from_array(damage.moving(4), 8)
+    (tmp_path / "files").mkdir()
+    replace(video, times=times, variable_frame_rate=True).save(tmp_path / "files" / "held.mp4")
+    curate(tmp_path / "files", tmp_path / "set")
+    (row,) = pq.read_table(tmp_path / "set" / "sources.parquet").to_pylist()
+    assert row["notices"] == "variable frame rate, 1.33 fps on average, a frame lasts up to 2.62 s"
+    assert "a frame lasts up to" in (tmp_path / "set" / "card.html").read_text()
 
 
 def test_every_frame_is_kept_or_accounted_for(tmp_path: Path, raw: Path) -> None:
