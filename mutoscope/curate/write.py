@@ -363,7 +363,7 @@ def keep(source: Source, row: dict[str, Any], settings: Write, scores: dict[str,
         width=width,
         fps=source.fps or "1",
         split=split,
-        captions=told or (Caption(source.caption),),
+        captions=told or source.captions or (Caption(""),),
         source_height=source.height,
         source_width=source.width,
     )
