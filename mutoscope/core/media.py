@@ -2,7 +2,6 @@
 
     file ── probe ──> Probe ── decode ──> frames, each "H W 3" uint8, upright, with square pixels
                         └── decode_sound ──> samples, "channels n" float32 in [-1, 1]
-    photo ── read_image ──> one frame
 
 FFmpeg conceals much: a file cut short just ends early. Here such a file is an error, found from the length that its
 container announces, from the duration in its header, or from the number of frames that can be decoded.
@@ -26,7 +25,6 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mutoscope.core.errors import MediaError
 
@@ -36,7 +34,6 @@ Samples = Float32[np.ndarray, "channels n"]
 # swscale: bicubic, full_chroma_int, accurate_rnd. Without the last two its fast path darkens the picture by a level,
 # and a round trip RGB -> YUV -> RGB stays at 40 dB instead of 52 dB.
 SCALING = 0x4 | 0x2000 | 0x40000
-PHOTOS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # a JPEG may turn out to be MPO, several pictures in one
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def probe(path: str | Path, *, decode_all: bool = False) -> Probe:
     Reads every packet, and decodes one frame, which tells the orientation.
 
     Args:
-        path: a video or GIF; for photos see `read_image`.
+        path: a video or GIF; for photos see `pictures.read_image`.
         decode_all: decode every frame as well, and so find damage that the packets do not show.
 
     Raises:
@@ -431,51 +428,3 @@ def decode_sound(path: Path, audio: AudioStream, start_s: Fraction) -> Iterator[
                     samples = samples[:, -gap:]
                 yield samples
                 position += samples.shape[1]
-
-
-# ---- photos ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _photo(path: Path) -> Iterator[Image.Image | None]:
-    """Open a photo; None for a file of another kind, or an animation."""
-    Image.init()  # Pillow knows only some of the formats before
-    try:
-        with Image.open(path, formats=PHOTOS) as image:
-            is_animation = getattr(image, "is_animated", False) and image.format != "MPO"
-            yield None if is_animation else image
-    except UnidentifiedImageError:
-        yield None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path} cannot be read as a picture: {reason(error)}. Give another file.") from error
-
-
-def photo_size(path: Path) -> tuple[int, int] | None:
-    """Return height and width of a photo, upright, from its header; None for what is not a photo."""
-    with _photo(path) as image:
-        if image is None:
-            return None
-        is_on_its_side = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation
-        return (image.width, image.height) if is_on_its_side else (image.height, image.width)
-
-
-def read_image(path: str | Path) -> Frame:
-    """Read a photo (PNG, JPEG, WebP, BMP, TIFF), turned upright by its EXIF tag; what is transparent becomes white.
-
-    Returns:
-        "H W 3" uint8.
-
-    Raises:
-        MediaError: the file is missing, not a picture, or damaged.
-    """
-    path = existing(path)
-    with _photo(path) as image:
-        if image is None:
-            raise MediaError(f"{path} is not a picture. Give a PNG, JPEG, WebP, BMP or TIFF file.")
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
-            image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"))

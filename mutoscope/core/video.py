@@ -50,12 +50,11 @@ from mutoscope.core.media import (
     decode,
     decode_sound,
     existing,
-    photo_size,
     probe,
-    read_image,
     reason,
     sounds_of,
 )
+from mutoscope.core.pictures import photo, read_image
 
 Rate = int | float | Fraction
 Quality = Literal["small", "good", "best"]
@@ -157,9 +156,10 @@ class Video:
             MediaError: the file is missing, not a video or picture, cut short or damaged.
         """
         path = existing(path)
-        size = photo_size(path)
-        if size:
-            return cls(*size, Fraction(1), 1, lambda start: iter([read_image(path)][start:]))
+        still = photo(path)
+        if still is not None:
+            video = cls(still.height, still.width, Fraction(1), 1, lambda start: iter([read_image(path)][start:]))
+            return replace(video, notices=still.notices)
         found = probe(path)
         return cls(
             found.height,

@@ -20,7 +20,7 @@ from av.error import FFmpegError
 from PIL import Image
 from PIL.Image import DecompressionBombWarning
 
-from mutoscope.core import media
+from mutoscope.core import media, pictures
 from mutoscope.core.errors import MediaError
 from mutoscope.curate import members, places
 from mutoscope.curate.listing import Input
@@ -232,19 +232,12 @@ def _examine(path: str, shelf: Shelf, settings: Ingest) -> Source:
 
 
 def _photo(file: Path, known: Source, settings: Ingest) -> Source | None:
-    size = media.photo_size(file)
-    if size is None:
+    found = pictures.photo(file)
+    if found is None:
         return None
-    _refuse_huge(*size, settings)
-    try:
-        with Image.open(file, formats=media.PHOTOS) as image:
-            codec = (image.format or "").lower()
-            image.draft("RGB", (image.width // 8, image.height // 8))  # a JPEG is read through, yet not drawn in full
-            image.load()  # a header does not tell whether the rest is there
-    except (OSError, SyntaxError, ValueError) as error:
-        raise MediaError(f"it cannot be read as a picture: {media.reason(error)}") from error
-    height, width = size
-    return replace(known, kind="image", height=height, width=width, num_frames=1, codec=codec)
+    _refuse_huge(found.height, found.width, settings)
+    pictures.check_whole(file)
+    return replace(known, kind="image", height=found.height, width=found.width, num_frames=1, codec=found.codec)
 
 
 def _video(file: Path, known: Source, settings: Ingest) -> Source:

@@ -38,7 +38,8 @@ from jaxtyping import UInt8
 
 from mutoscope.core.errors import MediaError
 from mutoscope.core.files import replacing
-from mutoscope.core.media import existing, photo_size, read_image, reason
+from mutoscope.core.media import existing, reason
+from mutoscope.core.pictures import photo_size, read_image
 from mutoscope.curate import pixels
 from mutoscope.curate.pixels import NUM_CELLS, Flow, Levels, Planes, small_size
 
