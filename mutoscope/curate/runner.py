@@ -170,6 +170,7 @@ class Summary:
         decoded: sources whose frames were read now, and not before.
         again: inputs and stages that failed here and are tried again by the same command.
         pruned: what was removed of results that this run did not use, None if that was not asked for or not done.
+        unread: tables, sidecars and members that could not be read, each with the reason.
     """
 
     inputs: int
@@ -179,6 +180,7 @@ class Summary:
     decoded: int
     again: tuple[str, ...] = ()
     pruned: Pruned | None = None
+    unread: tuple[str, ...] = ()
 
 
 def run(
@@ -262,6 +264,7 @@ def run_stages(
         kept=count,
         decoded=sum(bool(decoding & set(outcome.done)) for outcome in outcomes),
         again=tuple(again),
+        unread=tuple(f"{given.path}: {given.problem}" for given in inputs if given.problem),
         pruned=pruned,
     )
 
@@ -291,7 +294,7 @@ def _examine_all(chain: Chain, inputs: Sequence[Input], crew: Crew) -> list[Outc
     for index in range(len(inputs)):
         outcome = found[index]
         same = first.setdefault(outcome.source.sha256, index) if outcome.source.sha256 else index
-        if same != index:
+        if same != index and outcome.stage != "ingest":  # one that cannot be read keeps its own reason
             kept = outcomes[same].source
             outcomes[same] = replace(outcomes[same], source=_told_more(kept, outcome.source))
             outcome = replace(outcome, clips="", stage="ingest", problem=f"has the same bytes as {kept.path}")
