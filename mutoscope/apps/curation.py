@@ -8,7 +8,12 @@ from typing import Literal
 
 from mutoscope.core.errors import MissingExtra, RequestError
 
-NEEDED = {"pyarrow": "pyarrow", "cv2": "opencv-python-headless", "fsspec": "fsspec"}  # module: distribution
+NEEDED = {  # module: distribution
+    "pyarrow": "pyarrow",
+    "cv2": "opencv-python-headless",
+    "fsspec": "fsspec",
+    "json_repair": "json-repair",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def curate(job: CurateJob) -> list[str]:
     done = run(recipe, job.sources, job.out, workers=job.workers, engine=job.engine, prune=job.prune)
     lines = [f"{done.kept} of {done.clips} clips from {done.inputs - done.unusable} of {done.inputs} files are kept"]
     lines += [f"to be tried again by the same command: {told}" for told in _few(done.again)]
+    lines += [f"not read: {told}" for told in _few(done.unread)]
     if done.pruned is not None:
         lines.append(f"{done.pruned.results} results that this run did not use removed, {done.pruned.size_bytes} bytes")
     elif job.prune:

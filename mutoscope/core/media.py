@@ -1,7 +1,6 @@
 """What a media file holds, found from its packets and its first frame.
 
     file ── probe ──> Probe, for `frames.decode`
-    photo ── read_image ──> one frame
 
 FFmpeg conceals much: a file cut short just ends early. Here such a file is an error, found from the length that its
 container announces, from the duration in its header, or from the number of frames that can be decoded. A stream that
@@ -25,14 +24,12 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mutoscope.core import seeking
 from mutoscope.core.errors import MediaError
 from mutoscope.core.whole import refuse_truncated, truncated
 
 Frame = UInt8[np.ndarray, "H W 3"]
-PHOTOS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # a JPEG may turn out to be MPO, several pictures in one
 TRANSFERS = {16: "PQ", 18: "HLG"}  # ITU-T H.273, table 3
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 UNCOUNTED = 1 << 30  # frames that FFmpeg writes into the header of an AVI where it cannot go back
@@ -126,7 +123,7 @@ def probe(path: str | Path) -> Probe:
     Reads every packet, and decodes until there is one whole frame, which tells the orientation.
 
     Args:
-        path: a video or GIF; for photos see `read_image`.
+        path: a video or GIF; for photos see `pictures.read_image`.
 
     Raises:
         MediaError: the file is missing, not a video, cut short or damaged.
@@ -338,51 +335,3 @@ def sounds_of(path: Path) -> tuple[AudioStream, ...]:
     """List the sound tracks of a file, the one that FFmpeg holds for best first."""
     with reading(path) as container:
         return sounds_in(container)
-
-
-# ---- photos ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _photo(path: Path) -> Iterator[Image.Image | None]:
-    """Open a photo; None for a file of another kind, or an animation."""
-    Image.init()  # Pillow knows only some of the formats before
-    try:
-        with Image.open(path, formats=PHOTOS) as image:
-            is_animation = getattr(image, "is_animated", False) and image.format != "MPO"
-            yield None if is_animation else image
-    except UnidentifiedImageError:
-        yield None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path} cannot be read as a picture: {reason(error)}. Give another file.") from error
-
-
-def photo_size(path: Path) -> tuple[int, int] | None:
-    """Return height and width of a photo, upright, from its header; None for what is not a photo."""
-    with _photo(path) as image:
-        if image is None:
-            return None
-        is_on_its_side = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation
-        return (image.width, image.height) if is_on_its_side else (image.height, image.width)
-
-
-def read_image(path: str | Path) -> Frame:
-    """Read a photo (PNG, JPEG, WebP, BMP, TIFF), turned upright by its EXIF tag; what is transparent becomes white.
-
-    Returns:
-        "H W 3" uint8.
-
-    Raises:
-        MediaError: the file is missing, not a picture, or damaged.
-    """
-    path = existing(path)
-    with _photo(path) as image:
-        if image is None:
-            raise MediaError(f"{path} is not a picture. Give a PNG, JPEG, WebP, BMP or TIFF file.")
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
-            image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"))

@@ -29,7 +29,8 @@ from torch import Tensor
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.files import replacing
 from mutoscope.core.frames import Mending, decode
-from mutoscope.core.media import Frame, existing, photo_size, probe, read_image, reason
+from mutoscope.core.media import Frame, existing, probe, reason
+from mutoscope.core.pictures import photo, read_image
 from mutoscope.core.sound import Audio
 from mutoscope.core.writing import Quality, mixing, writer
 
@@ -71,9 +72,10 @@ class Video:
             MediaError: the file is missing, not a video or picture, cut short or damaged.
         """
         path = existing(path)
-        size = photo_size(path)
-        if size:
-            return cls(*size, Fraction(1), 1, lambda start: iter([read_image(path)][start:]))
+        still = photo(path)
+        if still is not None:
+            video = cls(still.height, still.width, Fraction(1), 1, lambda start: iter([read_image(path)][start:]))
+            return replace(video, notices=still.notices)
         found = probe(path)
         return cls(
             found.height,
@@ -270,7 +272,7 @@ class Video:
         Raises:
             RequestError: as for `save`.
         """
-        _writer(cls.from_frames((), height, width, fps, num_frames), path, None)
+        writer(cls.from_frames((), height, width, fps, num_frames), path, None)
 
     def save(self, path: str | Path, *, quality: Quality | None = None) -> None:
         """Write the frames as they come: .mp4 (H.264, AAC), .webm (VP9, Opus), .gif, or .png.

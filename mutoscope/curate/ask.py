@@ -9,9 +9,11 @@ named to the model, which tries again; when it has had its attempts, the clip is
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
+
+import json_repair
 
 from mutoscope.core.chat import Answer, Chat, Message, Schema
 from mutoscope.core.errors import MutoscopeError
@@ -32,6 +34,8 @@ ABOUT_FRAMES = re.compile(
     re.IGNORECASE,
 )
 EXCUSE = re.compile(r"^(as an ai|i'm sorry|i am sorry|sorry,|i cannot|i can't|i'm unable|i am unable)\b", re.IGNORECASE)
+OBJECT = re.compile(r"\{\s*[\"']")
+BRACE, UNICODE, ESCAPED = re.compile("[{}]"), re.compile(r"\\u([0-9a-fA-F]{4})"), re.compile(r"\\.")
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")  # a Chinese sign counts as one
 
 
@@ -99,22 +103,76 @@ def _check_whole(answer: Answer, max_tokens: int) -> None:
         raise BadAnswer(f"the answer was cut off after {max_tokens} tokens, be briefer")
 
 
-def find_json(text: str) -> Mapping[str, Any]:
-    """Find the object in an answer, which may think aloud before it, or stand in a fence.
+def find_json(text: str, fields: Iterable[str] = ()) -> Mapping[str, Any]:
+    """Find the object in an answer, which may think aloud before it, show an example, or stand in a fence.
+
+    What models get wrong in JSON (line feeds inside text, commas at the end, quotes of another kind) is put right, as
+    long as no letter of the answer is lost by it.
+
+    Args:
+        text: the answer.
+        fields: that the object should have; of several objects the one with most of them is taken, the last of equals.
 
     Raises:
         BadAnswer: there is none.
     """
-    text = text.rpartition("</think>")[2]
-    decoder, start = json.JSONDecoder(), text.find("{")
+    text, wanted = text.rpartition("</think>")[2], set(fields)
+    best: tuple[tuple[int, bool], Mapping[str, Any]] | None = None
+    for found, is_repaired in _objects(text):
+        has = len(wanted & found.keys())
+        merit = has, has > 0 or not is_repaired
+        if best is None or merit >= best[0]:
+            best = merit, found
+    if best is None:
+        raise BadAnswer("it holds no complete JSON object")
+    return best[1]
+
+
+def _objects(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield the objects of a text that lie in no other, and whether each had to be repaired."""
+    decoder, start = json.JSONDecoder(strict=False), text.find("{")
     while start >= 0:
+        end = start + 1
         try:
-            found, _ = decoder.raw_decode(text, start)
-        except ValueError:
-            start = text.find("{", start + 1)
-        else:
-            return found
-    raise BadAnswer("it holds no complete JSON object")
+            found, end = decoder.raw_decode(text, start)
+            yield found, False
+        except (ValueError, RecursionError):
+            whole = _balanced(text, start)
+            if not whole and OBJECT.match(text, start):  # cut short: what lies in it is no answer
+                return
+            repaired = json_repair.loads(whole, skip_json_loads=True) if whole else None
+            if isinstance(repaired, dict) and _letters(whole) == _letters(" ".join(_leaves(repaired))):
+                yield repaired, True
+                end = start + len(whole)
+        start = text.find("{", end)
+
+
+def _balanced(text: str, start: int) -> str:
+    """Return the text from a brace to the one that closes it, "" where none does: the answer is cut short."""
+    depth = 0
+    for brace in BRACE.finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[start : brace.end()]
+    return ""
+
+
+def _letters(text: str) -> str:
+    """Return the letters and digits of JSON or of what was read from it."""
+    text = UNICODE.sub(lambda code: chr(int(code[1], 16)), text)
+    return "".join(filter(str.isalnum, ESCAPED.sub(" ", text).casefold()))
+
+
+def _leaves(value: object) -> Iterator[str]:
+    """Yield the names and values of an object, in order."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from (str(name), *_leaves(one))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _leaves(one)
+    else:
+        yield "null" if value is None else str(value)
 
 
 def check_text(name: str, value: Any) -> str:

@@ -118,7 +118,7 @@ def read_description(text: str) -> Description:
     Raises:
         BadAnswer: a field is missing, empty, no text, too long or too short, or speaks of frames instead of the video.
     """
-    found = find_json(text)
+    found = find_json(text, FIELDS)
     missing = [name for name in FIELDS if name not in found]
     if missing:
         raise BadAnswer(f"the fields {', '.join(missing)} are missing")

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from mutoscope.core import config
 from mutoscope.core.errors import MediaError, MutoscopeError, RecipeError
-from mutoscope.curate import signals, split
-from mutoscope.curate.ingest import Ingest, Input, Shelf, Source, examine, short, tells_of_machine
+from mutoscope.curate import places, signals, split
+from mutoscope.curate.ingest import Ingest, Shelf, Source, examine, short, tells_of_machine
+from mutoscope.curate.listing import Input
 from mutoscope.curate.manifest import Manifest, Task
 from mutoscope.curate.signals import SignalSettings
 from mutoscope.curate.split import SplitSettings
@@ -234,10 +235,10 @@ class _State:
 
 
 def _told(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = places.spelled(" ".join(str(error).split()))
     return text if isinstance(error, MutoscopeError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def unknown(given: Input) -> Source:
     """Return what is known of an input that could not be examined."""
-    return Source("", given.path, licence=given.licence, provenance=given.provenance, caption=given.caption)
+    return Source("", given.path, licence=given.licence, provenance=given.provenance, captions=given.captions)

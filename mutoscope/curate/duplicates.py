@@ -370,6 +370,8 @@ def candidates(hashes: Sequence[UInt64[np.ndarray, " _"]], crowd: int = 64) -> l
         return []
     whose = np.repeat(np.arange(len(hashes), dtype=np.int64), [len(each) for each in hashes])
     flat = np.concatenate(hashes)
+    if not len(flat):  # clips of nothing but flat frames
+        return []
     found: list[Pairs] = []
     for parts in combinations(range(PARTS), 2):
         mask = np.uint64(sum(0xFFFF << (16 * part) for part in parts))

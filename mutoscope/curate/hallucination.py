@@ -145,7 +145,7 @@ def read_claims(text: str, sentences: Sequence[str]) -> tuple[Claim, ...]:
     Raises:
         BadAnswer: it is not in form, or lists a thing or a sentence that the caption does not have.
     """
-    found = find_json(text).get("objects")
+    found = find_json(text, ("objects",)).get("objects")
     if not isinstance(found, list):
         raise BadAnswer('"objects" is no list')
     merged: dict[str, Claim] = {}

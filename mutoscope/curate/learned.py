@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import UInt8
 
-from mutoscope.core import config, media
+from mutoscope.core import config, media, pictures
 from mutoscope.core.errors import MediaError, RecipeError
 from mutoscope.core.files import replacing
 from mutoscope.core.frames import decode
@@ -252,8 +252,8 @@ def glimpses(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
     Raises:
         MediaError: the file cannot be read, or has no such frame.
     """
-    if media.photo_size(media.existing(path)) is not None:
-        yield from (media.read_image(path) for _ in numbers)
+    if pictures.photo_size(media.existing(path)) is not None:
+        yield from (pictures.read_image(path) for _ in numbers)
         return
     found = media.probe(path)
     stamps = [round((time + found.start_s) / found.time_base) for time in found.times]

@@ -38,9 +38,10 @@ from mutoscope.curate.chain import HERE, Chain, Outcome, Signals, Split, Tries
 from mutoscope.curate.describe import Captions
 from mutoscope.curate.duplicates import Duplicates
 from mutoscope.curate.filter import FACTS, Thresholds
-from mutoscope.curate.ingest import Ingest, Input, Shelf, Source, listing
+from mutoscope.curate.ingest import Ingest, Shelf, Source
 from mutoscope.curate.keyframes import Keyframes
 from mutoscope.curate.learned import Learned, LearnedTogether
+from mutoscope.curate.listing import Input, joined, listing
 from mutoscope.curate.manifest import FOLDERS, Manifest, Pruned
 from mutoscope.curate.nested import Nested
 from mutoscope.curate.pool import Engine, Lost
@@ -71,10 +72,9 @@ SOURCES = pa.schema(
         ("duration_s", pa.float64()),
         ("codec", pa.string()),
         ("has_audio", pa.bool_()),
-        *(
-            (name, pa.string())
-            for name in ("notices", "licence", "provenance", "caption", "problem", "stage", "signals")
-        ),
+        *((name, pa.string()) for name in ("notices", "licence", "provenance", "caption")),
+        ("captions", CAPTIONS.type),
+        *((name, pa.string()) for name in ("problem", "stage", "signals")),
     ]
 )
 
@@ -170,6 +170,7 @@ class Summary:
         decoded: sources whose frames were read now, and not before.
         again: inputs and stages that failed here and are tried again by the same command.
         pruned: what was removed of results that this run did not use, None if that was not asked for or not done.
+        unread: tables, sidecars and members that could not be read, each with the reason.
     """
 
     inputs: int
@@ -179,6 +180,7 @@ class Summary:
     decoded: int
     again: tuple[str, ...] = ()
     pruned: Pruned | None = None
+    unread: tuple[str, ...] = ()
 
 
 def run(
@@ -194,7 +196,7 @@ def run(
 
     Args:
         recipe: what to do.
-        sources: files, folders, globs, URLs, lists and tables; see `ingest.listing`.
+        sources: files, folders, globs, URLs, lists and tables; see `listing`.
         out: folder of the data set.
         workers: processes; one per core, or as many as the cluster has, if not given. 0 works in this one.
         engine: ``local`` or ``ray``.
@@ -262,6 +264,7 @@ def run_stages(
         kept=count,
         decoded=sum(bool(decoding & set(outcome.done)) for outcome in outcomes),
         again=tuple(again),
+        unread=tuple(f"{given.path}: {given.problem}" for given in inputs if given.problem),
         pruned=pruned,
     )
 
@@ -291,14 +294,26 @@ def _examine_all(chain: Chain, inputs: Sequence[Input], crew: Crew) -> list[Outc
                 result = tries.lost(inputs[index], result.reason)
             found[index] = result
             bar.advance()
-    outcomes, first = [], {}
+    outcomes, first = list[Outcome](), dict[str, int]()
     for index in range(len(inputs)):
         outcome = found[index]
-        same = first.setdefault(outcome.source.sha256, outcome.source.path) if outcome.source.sha256 else None
-        if same is not None and same != outcome.source.path:
-            outcome = replace(outcome, clips="", stage="ingest", problem=f"has the same bytes as {same}")
+        same = first.setdefault(outcome.source.sha256, index) if outcome.source.sha256 else index
+        if same != index and outcome.stage != "ingest":  # one that cannot be read keeps its own reason
+            kept = outcomes[same].source
+            outcomes[same] = replace(outcomes[same], source=_told_more(kept, outcome.source))
+            outcome = replace(outcome, clips="", stage="ingest", problem=f"has the same bytes as {kept.path}")
         outcomes.append(outcome)
     return outcomes
+
+
+def _told_more(kept: Source, dropped: Source) -> Source:
+    """Keep what is said about an equal file that is dropped: its captions too, and what is not said of the other."""
+    return replace(
+        kept,
+        captions=joined(kept.captions, dropped.captions),
+        licence=kept.licence or dropped.licence,
+        provenance=kept.provenance or dropped.provenance,
+    )
 
 
 def _gather(outcomes: Sequence[Outcome]) -> pa.Table:
@@ -393,6 +408,7 @@ def _write_shards(shards: Shards, tasks: Sequence[writing.ShardTask], crew: Crew
 def _row_of(outcome: Outcome, out: Path) -> dict[str, Any]:
     source, frames = asdict(outcome.source), outcome.signals
     frames = Path(frames).relative_to(out).as_posix() if frames else ""  # so that the data set can be moved
+    source |= {"caption": outcome.source.caption}
     return {**source, "problem": outcome.problem, "stage": outcome.stage, "signals": frames}
 
 

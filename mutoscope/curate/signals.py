@@ -39,7 +39,8 @@ from jaxtyping import UInt8
 
 from mutoscope.core.errors import MediaError
 from mutoscope.core.files import replacing
-from mutoscope.core.media import claimed_duration_s, existing, photo_size, read_image, reason
+from mutoscope.core.media import claimed_duration_s, existing, reason
+from mutoscope.core.pictures import photo_size, read_image
 from mutoscope.core.seeking import whole_frames
 from mutoscope.core.whole import truncated
 from mutoscope.curate import pixels

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from mutoscope.core import config, media
+from mutoscope.core import config, media, pictures
 from mutoscope.core.errors import MediaError, MutoscopeError, RequestError
 from mutoscope.core.files import replacing
 from mutoscope.core.frames import Mending
@@ -322,14 +322,14 @@ class _Cutter:
             return None if why_not else path.read_bytes()
 
     def _picture(self, file: Path, kept: Kept) -> tuple[str, bytes]:
-        """Copy a picture that is upright and small enough as it is; write any other as PNG."""
+        """Copy a picture that is plain and small enough as it is; write any other as PNG."""
         suffix = SUFFIXES.get(kept.source.codec)
         height, width = kept.clip.height, kept.clip.width
-        with Image.open(file, formats=media.PHOTOS) as image:
-            is_upright = image.getexif().get(0x0112, 1) == 1  # EXIF orientation, which few readers of shards obey
-        if suffix and is_upright and (height, width) == (kept.source.height, kept.source.width):
+        found = pictures.photo(file)
+        is_plain = found is not None and found.is_plain
+        if suffix and is_plain and (height, width) == (kept.source.height, kept.source.width):
             return suffix, file.read_bytes()
-        picture = Image.fromarray(media.read_image(file))
+        picture = Image.fromarray(pictures.read_image(file))
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         with io.BytesIO() as buffer:
@@ -371,7 +371,7 @@ def keep(source: Source, row: dict[str, Any], settings: Write, scores: dict[str,
         width=width,
         fps=source.fps or "1",
         split=split,
-        captions=told or (Caption(source.caption),),
+        captions=told or source.captions or (Caption(""),),
         source_height=source.height,
         source_width=source.width,
     )

@@ -285,11 +285,10 @@ def _read_rows(folder: Path, key: str) -> dict[tuple[str, str], Row]:
     path = folder / "samples.jsonl"
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also cut at U+2028 inside a text
+    if lines.pop():
         with replacing(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     try:
         rows = [json.loads(line) for line in lines]
         if any(row["key"] != key for row in rows):

@@ -134,7 +134,7 @@ def load(sets: Sequence[str] = tuple(SETS), limit: int | None = None) -> list[Pr
         raise RequestError(f"The suite world has no set {unknown[0]!r}. Use some of: {', '.join(SETS)}.")
     if limit is not None and limit < 1:
         raise RequestError(f"limit={limit} leaves nothing to measure. Give at least 1.")
-    every = [Prompt(**json.loads(line)) for line in _text().splitlines()]
+    every = [Prompt(**json.loads(line)) for line in _text().split("\n") if line]
     by_set = {name: list(prompts) for name, prompts in groupby(every, key=lambda prompt: prompt.set)}
     return [prompt for name in dict.fromkeys(sets) for prompt in by_set[name][:limit]]
 

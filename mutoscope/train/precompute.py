@@ -7,9 +7,7 @@ Shards that are whole are never made again, so the same call goes on after a sto
 they are drawn from the scene while training, so each epoch reads new ones.
 """
 
-import csv
 import hashlib
-import json
 import multiprocessing
 import signal
 import threading
@@ -31,7 +29,7 @@ from mutoscope.core.dist import print0
 from mutoscope.core.errors import MediaError, RecipeError, WeightsError
 from mutoscope.core.log import progress
 from mutoscope.core.video import Video
-from mutoscope.data import shards
+from mutoscope.data import shards, tables
 from mutoscope.data.batches import at_rate, available_frames, opened
 from mutoscope.data.schema import Caption, Clip
 from mutoscope.data.tars import Tars
@@ -77,8 +75,8 @@ class FolderClips:
 
     Args:
         folder: where the files are.
-        captions: a .csv with the columns file, caption and, if wanted, language and length; or .jsonl with these keys.
-            A file in several rows has several captions.
+        captions: a table of files and captions (.csv, .jsonl, .parquet ...), as `data.tables` describes it. A file in
+            several rows has several captions.
         num_frames: frames of a clip; 1 for pictures.
         height: pixels down, after resizing.
         width: pixels across, after resizing.
@@ -361,18 +359,11 @@ def _record(
 
 def _captions(table: Path) -> dict[str, tuple[Caption, ...]]:
     """Read the captions of each file, in the order of the table."""
-    try:
-        with table.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines)) if table.suffix == ".csv" else [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{table} cannot be read ({error}). Give a .csv or .jsonl with file and caption.") from error
-    captions: dict[str, list[Caption]] = {}
-    for number, row in enumerate(rows, start=1):
-        if not row.get("file") or row.get("caption") is None:
-            raise MediaError(f"{table}: entry {number} lacks file or caption. Each needs both.")
-        caption = Caption(row["caption"], row.get("language") or "en", row.get("length") or "short")
-        captions.setdefault(row["file"], []).append(caption)
-    return {file: tuple(of_file) for file, of_file in captions.items()}
+    described = tables.load(table)
+    for file, about in described.items():
+        if not about.captions:
+            raise MediaError(f"{table}: {about.where} has no caption for {file}. Give it one, or the text ''.")
+    return {file: about.captions for file, about in described.items()}
 
 
 def _load_all(

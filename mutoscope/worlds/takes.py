@@ -11,9 +11,8 @@ A file that its notes call DERIVED (made of others) or synthetic is not used. Wi
 shot, so give clips without cuts. Photos serve as shots that stand still.
 """
 
-import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxtyping import UInt8
 
 from mutoscope.core.errors import MediaError
 from mutoscope.core.video import Video
+from mutoscope.data import tables
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif")
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
@@ -82,17 +82,13 @@ class Clips:
         return Video.open(self.folder / file).take(start, num_frames).resized(*size, crop=True).frames()
 
 
-def _table(path: Path) -> dict[str, dict[str, str]]:
+def _table(path: Path) -> dict[str, Mapping[str, str]]:
     if not path.exists():
         return {}
-    try:
-        with path.open(encoding="utf-8", newline="") as table:
-            return {row.get("file") or "": row for row in csv.DictReader(table)}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MediaError(f"{path} cannot be read as a table: {error}. Mend it, or move it elsewhere.") from error
+    return {row.fields.get("file", ""): row.fields for row in tables.rows(path.read_bytes(), str(path))}
 
 
-def _stretches(row: dict[str, str], num_frames: int) -> list[tuple[int, int]]:
+def _stretches(row: Mapping[str, str], num_frames: int) -> list[tuple[int, int]]:
     """Split at the cuts that the table names, and leave out the ranges that it names."""
     cuts = [int(number) for number in re.findall(r"\d+", row.get("cuts") or "")]
     text = f"{row.get('transitions') or ''}; {row.get('notes') or ''}"

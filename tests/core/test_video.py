@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from mutoscope.core.errors import MediaError, MutoscopeError, RequestError
-from mutoscope.core.media import AudioStream, probe, read_image
+from mutoscope.core.media import AudioStream, probe
+from mutoscope.core.pictures import read_image
 from mutoscope.core.video import Audio, Video, exact_rate
 from mutoscope.core.writing import mixing
 

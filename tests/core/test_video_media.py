@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mutoscope.core.errors import MediaError
-from mutoscope.core.media import probe, read_image
+from mutoscope.core.media import probe
+from mutoscope.core.pictures import read_image
 from mutoscope.core.video import Audio, Video
 
 FOLDER = Path(__file__).parents[3] / "shared" / "media" / "public"

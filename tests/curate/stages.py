@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from mutoscope.core import media
+from mutoscope.core import media, pictures
 from mutoscope.core.errors import MediaError
 from mutoscope.core.files import replacing
 from mutoscope.core.frames import decode
@@ -45,7 +45,7 @@ class Levels:
                 raise MediaError(f"{path} has holes.")
             raise ValueError("a stage has a bug")
         is_video = work.source.kind == "video"
-        frames = decode(path, media.probe(path), 0) if is_video else [media.read_image(path)]
+        frames = decode(path, media.probe(path), 0) if is_video else [pictures.read_image(path)]
         levels = np.array([frame.mean() for frame in frames], np.float32)
         times = np.arange(len(levels)) * work.source.duration_s / len(levels)
         save(pa.table({"index": np.arange(len(levels), dtype=np.int32), "time_s": times, "level": levels}), out)

@@ -73,7 +73,31 @@ def test_json_is_found_in_what_stands_around_it(text: str) -> None:
     assert find_json(text) == {"a": {"b": 1}}
 
 
-@pytest.mark.parametrize("text", ["", "no", '{"a": ', "[1, 2]", '{"a": "b" "c"}', "{'a': 1}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": {"b": "one\n two",},}',
+        '{"a": {"b": "one\\n two" /}}',
+        "{'a': {'b': 'one\n two'}}",
+        "```json\n{a: {b: 'one\n two'}}\n```",
+        '{"a": {"b": "an example"}}\nNow the answer: {"a": {"b": "one\n two"},}',
+        '{"b": {"a": 1}} {"a": {"b": "one\n two"}} {"confidence": 1}',
+        'Set {braces} and { aside. {"a": {"b": "one\n two"}} {done}',
+    ],
+)
+def test_what_models_get_wrong_in_json_is_put_right(text: str) -> None:
+    found = find_json(text, ("a",))
+    assert {name: " ".join(value.split()) for name, value in found["a"].items()} == {"b": "one two"}
+
+
+@pytest.mark.parametrize("end", ["}", "},", "\n}\n"])
+def test_quotes_that_need_no_escape_may_have_one(end: str) -> None:
+    assert find_json('{"a": "it\\\'s a \\"kite\\"", "b": ["x", "y",]' + end) == {"a": 'it\'s a "kite"', "b": ["x", "y"]}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no", '{"a": ', '{"a": {"b": "one"}', "[1, 2]", '{"a": "b" "c"}', '{"a": "b", "dense": "cut in the m']
+)
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(BadAnswer, match="no complete JSON object"):
         find_json(text)

@@ -33,6 +33,7 @@ from mutoscope.curate.ingest import Source
 from mutoscope.curate.ledger import PATIENCE, read_ledger
 from mutoscope.curate.stage import CLIPS, SetStage, SetView
 from mutoscope.curate.telling import SHARES, Mixture
+from mutoscope.data.schema import Caption
 from mutoscope.data.tars import Tars
 from tests.curate import damage
 from tests.curate.chat_server import MODEL, Asked, Reply, Server, serving
@@ -69,7 +70,7 @@ class Set:
                 str(path),
                 num_frames=8,
                 duration_s=1.0,
-                caption=captions[1] if path.stem == captions[0] else "",
+                captions=(Caption(captions[1]),) if path.stem == captions[0] else (),
             )
             for path in sorted(films.glob("*.mp4"))
         }

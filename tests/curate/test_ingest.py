@@ -16,7 +16,8 @@ pytest.importorskip("pyarrow", reason="needs the extra curate")
 
 from mutoscope.core import media
 from mutoscope.core.errors import MediaError, RequestError
-from mutoscope.curate.ingest import Ingest, Input, Shelf, Source, examine, listing
+from mutoscope.curate.ingest import Ingest, Shelf, Source, examine
+from mutoscope.curate.listing import Input, listing
 from mutoscope.curate.manifest import Manifest
 from tests.curate import damage
 

@@ -12,8 +12,9 @@ pytest.importorskip("pyarrow", reason="needs the extra curate")
 
 from mutoscope.core.errors import MediaError
 from mutoscope.curate import signals
-from mutoscope.curate.ingest import Ingest, Input, Shelf, examine
+from mutoscope.curate.ingest import Ingest, Shelf, examine
 from mutoscope.curate.keyframes import Keyframes
+from mutoscope.curate.listing import Input
 from mutoscope.curate.manifest import Manifest
 from mutoscope.curate.runner import Curation, Signals, Split, run_stages
 from mutoscope.curate.split import SplitSettings

@@ -26,6 +26,7 @@ from mutoscope.curate.filter import Threshold, Thresholds
 from mutoscope.curate.ingest import Source
 from mutoscope.curate.learned import Learned, LearnedTogether, glimpses
 from mutoscope.curate.stage import CAPTIONS, CLIPS, SetStage, SetView, Stage, Work, clip_id
+from mutoscope.data.schema import Caption
 from mutoscope.scorers.clip import Concepts, Embedding, Similarity
 from mutoscope.scorers.detect import Detector
 from mutoscope.scorers.judge import Place, Seen
@@ -54,7 +55,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def source(kind: Any = "video", caption: str = "") -> Source:
-    return Source("0" * 16, "film.mp4", kind, width=48, height=32, num_frames=LENGTH, caption=caption)
+    told = (Caption(caption),) if caption else ()
+    return Source("0" * 16, "film.mp4", kind, width=48, height=32, num_frames=LENGTH, captions=told)
 
 
 def table(spans: tuple[tuple[int, int], ...] = SPANS, dropped: tuple[int, ...] = ()) -> pa.Table:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from mutoscope.core import config
 from mutoscope.core.errors import MissingExtra, RecipeError, RequestError
 from mutoscope.core.video import Video
-from mutoscope.curate import ingest, pool, runner, write
+from mutoscope.curate import listing, pool, runner, write
 from mutoscope.curate.filter import Threshold, Thresholds
 from mutoscope.curate.ingest import Ingest
 from mutoscope.curate.manifest import Pruned
@@ -122,6 +122,21 @@ def test_every_frame_is_kept_or_accounted_for(tmp_path: Path, raw: Path) -> None
     assert all(bool(clip["dropped_by"]) == bool(clip["reason"]) for clip in clips)
     kept = {clip["id"] for clip in clips if not clip["dropped_by"]}
     assert {row.id for row in Tars(out).rows} == kept and len(kept) == 7
+
+
+def test_what_is_said_about_a_dropped_twin_is_kept(tmp_path: Path) -> None:
+    damage.write_video(tmp_path / "raw/a.mp4")
+    for name in ("b", "c"):
+        (tmp_path / f"raw/{name}.mp4").write_bytes((tmp_path / "raw/a.mp4").read_bytes())
+    (tmp_path / "raw/b.txt").write_text("it is b")
+    (tmp_path / "raw/t.csv").write_text("file,caption,licence\nc.mp4,one,MIT\nc.mp4,two,MIT\n")
+    curate(tmp_path / "raw", tmp_path / "set")
+    rows = {Path(row["path"]).name: row for row in pq.read_table(tmp_path / "set/sources.parquet").to_pylist()}
+    assert (rows["a.mp4"]["caption"], rows["a.mp4"]["licence"]) == ("it is b", "MIT")
+    wanted = ["it is b", "one", "two"]
+    assert [caption["text"] for caption in rows["a.mp4"]["captions"]] == wanted
+    shards = Tars(tmp_path / "set")
+    assert {tuple(c.text for c in shards.sample(i).clip.captions) for i in range(len(shards))} == {tuple(wanted)}
 
 
 def test_clips_hold_the_frames_of_their_source(tmp_path: Path, raw: Path) -> None:
@@ -382,7 +397,7 @@ def test_the_manifest_says_of_each_result_what_it_came_from(tmp_path: Path, raw:
 @pytest.mark.slow
 def test_a_thousand_damaged_files_have_clips_or_a_reason_and_none_takes_the_run_down(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
-    given = [ingest.Input(str(damage.damaged_at_random(tmp_path / "raw", seed))) for seed in range(1000)]
+    given = [listing.Input(str(damage.damaged_at_random(tmp_path / "raw", seed))) for seed in range(1000)]
     chain = runner.Chain((Signals(), Split()), Ingest(), tmp_path / "work")
     found = dict(pool.run(chain, given, lambda _: 120.0, workers=1))
     lost = {given[index].path: outcome.reason for index, outcome in found.items() if isinstance(outcome, Lost)}

@@ -10,7 +10,8 @@ pytest.importorskip("pyarrow", reason="needs the extra curate")
 
 from mutoscope.core.video import Audio, Video
 from mutoscope.curate import write
-from mutoscope.curate.ingest import Ingest, Input, Shelf, Source, examine
+from mutoscope.curate.ingest import Ingest, Shelf, Source, examine
+from mutoscope.curate.listing import Input
 from mutoscope.curate.manifest import Manifest
 from mutoscope.curate.write import Kept, Shards, Write
 from mutoscope.data.tars import Tars
