@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from mutoscope.apps.ranges import checked
 from mutoscope.core.errors import MutoscopeError, RequestError
 
 if TYPE_CHECKING:
@@ -496,7 +497,9 @@ def main() -> None:
     """Run the command line."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="mutoscope", description="One package for the whole life of a video generator."
+            {name: checked(command) for name, command in COMMANDS.items()},
+            prog="mutoscope",
+            description="One package for the whole life of a video generator.",
         )
     except MutoscopeError as error:
         _fail(str(error))
