@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import mutoscope
+from mutoscope.apps.ranges import checked
 from mutoscope.core.errors import MutoscopeError, RequestError
 
 if TYPE_CHECKING:
@@ -504,7 +505,7 @@ def main() -> None:
         return
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            {name: checked(command) for name, command in COMMANDS.items()},
             prog="mutoscope",
             description="One package for the whole life of a video generator. --version prints its version.",
         )

@@ -6,6 +6,7 @@ wrong with it is found before sampling begins, and a file appears under its name
 
 import hashlib
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -409,7 +410,10 @@ def face_box(text: str | None) -> Box | None:
     if text is None:
         return None
     try:
-        return Box(*map(float, text.split(",")))
+        edges = [float(edge) for edge in text.split(",")]
+        if not all(map(math.isfinite, edges)):
+            raise ValueError
+        return Box(*edges)
     except (ValueError, TypeError):
         raise RequestError(
             f"--face-box {text} is no box. Write LEFT,TOP,RIGHT,BOTTOM in pixels, such as 300,120,420,280."

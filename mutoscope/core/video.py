@@ -302,9 +302,12 @@ class Video:
 
 def exact_rate(fps: Rate) -> Fraction:
     """Return a rate as a fraction; a float is taken for the simplest one near it, so 29.97 is 2997/100."""
-    if not math.isfinite(fps) or fps <= 0:
-        raise RequestError(f"fps={fps} was given; it must be above 0.")
-    return Fraction(fps).limit_denominator(1001) if isinstance(fps, float) else Fraction(fps)
+    is_rate = math.isfinite(fps) and fps > 0
+    rate = Fraction(fps) if is_rate else Fraction(0)
+    rate = rate.limit_denominator(1001) if isinstance(fps, float) else rate
+    if not rate:
+        raise RequestError(f"fps={fps} was given; it must be above 0, and at least 1/1001.")
+    return rate
 
 
 def _pick(read: Callable[[int], Iterator[Frame]], picks: list[int], first: int) -> Iterator[Frame]:

@@ -63,7 +63,7 @@ def test_interrupt_is_one_line_and_exit_code_2(
         (("evaluate", "nothing"), "Did you mean"),
         (("info", "nothing"), "Did you mean"),
         (("plan", "stiv/XL"), "Say --num-frames and --height and --width"),
-        (("plan", "stiv/toy", "--gpus", "0"), "gpus=0"),
+        (("plan", "stiv/toy", "--gpus", "0"), "--gpus 0"),
         (("world", "clips", "--out", "x", "--duplicates", "1"), "are for footage"),
         (("world", "footage", "--out", "x", "--defects", "rain"), "rain"),
         (("convert", "stiv/toy", "nowhere", "out", "--layout", "mutoscope"), "there are no weights at nowhere"),
