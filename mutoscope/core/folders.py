@@ -20,7 +20,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from mutoscope.core.errors import MissingExtra, WeightsError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
-ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files with weights
+ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf")  # of files with weights
+POINTER = b"version https://git-lfs"  # how a file begins that Git LFS left in the place of another
+PAGE = re.compile(rb"\s*<(!doctype|html)", re.IGNORECASE)
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 JSON = Mapping[str, Any]
 
@@ -99,6 +101,8 @@ def bring(source: str | Path, within: Sequence[str]) -> Path:
     safe = {name.rpartition("/")[0] for name in names if name.endswith(".safetensors")}
     wanted = [name for name in names if not (name.endswith(ENDINGS[1:]) and name.rpartition("/")[0] in safe)]
     paths = [folder.fetch(name) for name in wanted]
+    for path in paths:
+        refuse_stand_in(path)
     return paths[0].parent.parent
 
 
@@ -156,12 +160,46 @@ class HubFolder:
         return Head(tensors, dict(found.metadata), 0)
 
 
+def read_text(folder: Folder, name: str) -> str:
+    """Read a file of text.
+
+    Raises:
+        WeightsError: something else stands in its place.
+    """
+    path = folder.fetch(name)
+    refuse_stand_in(path)
+    return path.read_text(encoding="utf-8")
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Refuse a pointer of Git LFS, and a web page, which downloads leave in the place of a file.
+
+    Raises:
+        WeightsError: it is one of them.
+    """
+    with path.open("rb") as file:
+        begin = file.read(512)
+    if begin.startswith(POINTER):
+        size = re.search(rb"size (\d+)", begin)
+        meant = f" of {int(size[1]):,} bytes" if size else ""
+        raise WeightsError(
+            f"{path} is a Git LFS pointer: {path.stat().st_size} bytes that stand for the file{meant}, which was not "
+            "downloaded. Type git lfs pull in its folder, or download it with: hf download OWNER/NAME"
+        )
+    if PAGE.match(begin):
+        raise WeightsError(
+            f"{path} is a web page, saved under the name of the file: most often one that asks to log in. Download the "
+            "file again, with: hf download OWNER/NAME"
+        )
+
+
 def read_head(path: Path) -> Head:
     """Read the head of a safetensors file, and check that the file is as long as it should be.
 
     Raises:
         WeightsError: it is not a whole safetensors file.
     """
+    refuse_stand_in(path)
     size = path.stat().st_size
     try:
         with path.open("rb") as file:

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from mutoscope.apps.conversion import Component, ConvertJob, _component, convert
 from mutoscope.core import weights
-from mutoscope.core.checkpoint import Checkpoint, Header
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.layouts import Layout, recognise
+from mutoscope.core.tensors import Checkpoint, Header
 from mutoscope.models import stiv
 from tests.published_toy import keys, publish
 from tests.toy_system import toy_system
