@@ -42,13 +42,7 @@ def open_checkpoint(source: str | Path, *, within: Sequence[str] = (), entry: st
         WeightsError: there are no weights, they are damaged, a part is missing, or it is not clear which are meant.
         MissingExtra: they are on the hub or in a GGUF file, and the package that reads those is not installed.
     """
-    folder, file = folders.find(source)
-    if file is None:
-        files = shards.choose(folder, within)
-    elif INDEX.fullmatch(file):
-        files = shards.of_index(folder, file, folder.names())
-    else:
-        files = shards.Files([file], {})
+    folder, files = _find(source, within)
     parts, took_entry = zip(*(_open(folder, name, entry, source) for name in files.names), strict=True)
     checkpoint = _joined(str(source), files, parts)
     if entry is not None and not all(took_entry):
@@ -56,6 +50,28 @@ def open_checkpoint(source: str | Path, *, within: Sequence[str] = (), entry: st
         if not checkpoint.headers:
             raise WeightsError(f"{source} has no entry {entry!r}, and no tensor's name begins with it. Leave it out.")
     return widened(replace(checkpoint, config=_config(folder, files.names[0])))
+
+
+def files_of(source: str | Path, within: Sequence[str] = ()) -> list[Path]:
+    """Return the files of weights, on this machine; arguments and errors as for `open_checkpoint`."""
+    folder, files = _find(source, within)
+    names = folder.names()
+    scales = [beside for name in files.names if (beside := _scales_beside(name)) in names and beside != name]
+    return [folder.fetch(name) for name in (*files.names, *scales)]
+
+
+def _find(source: str | Path, within: Sequence[str]) -> tuple[Folder, shards.Files]:
+    folder, file = folders.find(source)
+    if file is None:
+        return folder, shards.choose(folder, within)
+    if INDEX.fullmatch(file):
+        return folder, shards.of_index(folder, file, folder.names())
+    return folder, shards.Files([file], {})
+
+
+def _scales_beside(name: str) -> str:
+    """Return what HunyuanVideo calls the file of scales that belongs to another."""
+    return shards.SCALES.join(name.rsplit(".pt", 1))
 
 
 def _open(folder: Folder, name: str, entry: str | None, source: str | Path) -> tuple[Checkpoint, bool]:
@@ -124,7 +140,7 @@ def _open_torch(folder: Folder, name: str, entry: str | None) -> tuple[Checkpoin
     file = TorchFile(path, entry)
     headers = {name: Header(tuple(tensor.shape), tensor.dtype) for name, tensor in file.tensors.items()}
     small = [name for name, header in headers.items() if header.dtype in FLOAT8]
-    beside = shards.SCALES.join(name.rsplit(".pt", 1))
+    beside = _scales_beside(name)
     if not small or beside == name:
         return Checkpoint(str(path), headers, file.read, {}), file.took_entry
     if beside not in folder.names():

@@ -11,7 +11,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +48,18 @@ class Folder(Protocol):
         """Return the files here and one folder down, as relative names with slashes, sorted."""
         ...
 
+    def folders(self) -> list[str]:
+        """Return the folders here, sorted."""
+        ...
+
+    def inside(self, name: str) -> "Folder":
+        """Return a folder of this one."""
+        ...
+
+    def above(self) -> "Folder | None":
+        """Return the folder that this one is in, if that can be read."""
+        ...
+
     def fetch(self, name: str) -> Path:
         """Return a file on this machine."""
         ...
@@ -74,7 +86,7 @@ def find(source: str | Path) -> tuple[Folder, str | None]:
     if path.is_dir():
         return LocalFolder(text, path), None
     if path.exists():
-        return LocalFolder(text, path.parent), path.name
+        return LocalFolder(str(path.parent), path.parent), path.name
     if REPOSITORY.fullmatch(text) and path.suffix not in ENDINGS:
         return _find_on_hub(text, text)
     raise WeightsError(f"there are no weights at {text}. Check the name, or give hub:OWNER/NAME to download them.")
@@ -118,6 +130,19 @@ class LocalFolder:
         found = [*self.path.glob("*"), *self.path.glob("*/*")]
         return sorted(path.relative_to(self.path).as_posix() for path in found if path.is_file())
 
+    def folders(self) -> list[str]:
+        """Return the folders here."""
+        return sorted(path.name for path in self.path.iterdir() if path.is_dir())
+
+    def inside(self, name: str) -> "LocalFolder":
+        """Return a folder of this one."""
+        return LocalFolder(str(Path(self.source) / name), self.path / name)
+
+    def above(self) -> "LocalFolder | None":
+        """Return the folder that this one is in."""
+        path = self.path.absolute()
+        return None if path.parent == path else LocalFolder(str(path.parent), path.parent)
+
     def fetch(self, name: str) -> Path:
         """Return the file."""
         return self.path / name
@@ -140,6 +165,25 @@ class HubFolder:
         """Return the files here and one folder down."""
         inside = [name.removeprefix(self.prefix) for name in self.files if name.startswith(self.prefix)]
         return sorted(name for name in inside if name.count("/") <= 1)
+
+    def folders(self) -> list[str]:
+        """Return the folders here."""
+        inside = [name.removeprefix(self.prefix) for name in self.files if name.startswith(self.prefix)]
+        return sorted({name.split("/")[0] for name in inside if "/" in name})
+
+    def inside(self, name: str) -> "HubFolder":
+        """Return a folder of this one."""
+        return self._at(f"{self.prefix}{name}/")
+
+    def above(self) -> "HubFolder | None":
+        """Return the folder that this one is in, if it is in the repository."""
+        if not self.prefix:
+            return None
+        above = self.prefix[:-1].rpartition("/")[0]
+        return self._at(f"{above}/" if above else "")
+
+    def _at(self, prefix: str) -> "HubFolder":
+        return replace(self, source=f"hub:{self.repository}/{prefix}".rstrip("/"), prefix=prefix)
 
     def fetch(self, name: str) -> Path:
         """Download the file, unless it has been before."""

@@ -33,7 +33,7 @@ AVERAGES = re.compile(r"ema|average|shadow", re.IGNORECASE)  # in what stands be
 LORA = re.compile(r"[._](lora_?(a|b|up|down|mid|unet|te)?|hada_w\d|lokr_w\d|dora_scale)([._]|$)|^lora_", re.IGNORECASE)
 STEMS: Mapping[Layout, str] = {"diffusers": "diffusion_pytorch_model"}  # what diffusers looks for; else "model"
 FOLDERS: Mapping[str, tuple[str, ...]] = {  # where published folders hold their components
-    "transformer": ("transformer", "transformers", "unet"),
+    "transformer": ("transformer", "transformers", "unet", "diffusion_models"),
     "autoencoder": ("vae",),
 }
 NAMES = {dtype: name for name, dtype in TYPES.items()}
