@@ -17,11 +17,13 @@ from mutoscope.core.errors import (
 
 if TYPE_CHECKING:
     from mutoscope.core.video import Video
-    from mutoscope.pipeline import Request, load
+    from mutoscope.loading import Loading, load
+    from mutoscope.pipeline import Request
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Loading",
     "MediaError",
     "MissingExtra",
     "MutoscopeError",
@@ -35,11 +37,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import `load`, `Request` and `Video` when they are first used (PEP 562)."""
-    if name in ("load", "Request"):
-        from mutoscope import pipeline
+    """Import `load`, `Loading`, `Request` and `Video` when they are first used (PEP 562)."""
+    if name in ("load", "Loading"):
+        from mutoscope import loading
 
-        return getattr(pipeline, name)
+        return getattr(loading, name)
+    if name == "Request":
+        from mutoscope.pipeline import Request
+
+        return Request
     if name == "Video":
         from mutoscope.core.video import Video
 

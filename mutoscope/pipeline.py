@@ -8,16 +8,12 @@ that goes into a file: it is decoded as it is written, and its frames are never 
 own request alone: its noise is drawn from its seed, whatever else is in the batch.
 """
 
-import hashlib
 import json
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache
 from importlib import resources
-from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -29,10 +25,7 @@ from torch import Tensor, nn
 
 from mutoscope.autoencoders.base import Autoencoder, LatentShape, Patch
 from mutoscope.autoencoders.base import Size as PixelSize
-from mutoscope.core import config, folders, layouts, rng, weights
-from mutoscope.core.checkpoint import open_checkpoint
-from mutoscope.core.device import find_device
-from mutoscope.core.dist import print0
+from mutoscope.core import config, folders, rng
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
 from mutoscope.diffusion import samplers
@@ -40,12 +33,11 @@ from mutoscope.diffusion.guidance import Axes, Branch, Given, Guidance, guide
 from mutoscope.diffusion.samplers import OnStep, Restarts, Sampler, restarting, stretches
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.base import Encoder, SeeingEncoder, TextTokens
-from mutoscope.encoders.cache import Cached, default_folder, fingerprint
-from mutoscope.models.family import Condition, Config, Facts, Family, Reader, Release, Sampling, find, resolve
+from mutoscope.models.family import Condition, Config, Facts, Family, Release, Sampling, find, resolve
 from mutoscope.models.family import load as load_family
 from mutoscope.placement.blocks import return_large_blocks
-from mutoscope.placement.offload import Offload, resident
-from mutoscope.placement.quantize import Quantize, quantize_linears, quantized
+from mutoscope.placement.offload import resident
+from mutoscope.placement.quantize import Quantize
 from mutoscope.plan import Decoding, Tileable, Way, Workload, choose_decoding, refuse_quantized
 
 SAMPLERS: Mapping[str, Sampler] = {
@@ -171,8 +163,10 @@ class System:
         size: what it was trained on.
         sampling: defaults of its own, if it has others than its family.
         autocast: type for matrix products, or None to keep the network's own.
-        fingerprint: SHA-256 of the files that its network, autoencoder and text encoder came from, if they did.
+        fingerprint: SHA-256 of the files that its network, autoencoder and text encoder came from, if they did; or what
+            finds it out, when it is first asked for.
         offload_to: device on which each of the three is only while it is used, if they live elsewhere.
+        origin: where each of the three came from, and the SHA-256 of its files, if they are published weights.
     """
 
     def __init__(
@@ -185,15 +179,28 @@ class System:
         size: Size,
         sampling: Sampling | None = None,
         autocast: torch.dtype | None = None,
-        fingerprint: str = "",
+        fingerprint: str | Callable[[], str] = "",
         offload_to: torch.device | None = None,
+        origin: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.family, self.network, self.autoencoder, self.encoder = family, network, autoencoder, encoder
-        self.name, self.size, self.autocast, self.fingerprint = name, size, autocast, fingerprint
+        self.name, self.size, self.autocast, self.origin = name, size, autocast, origin
         self.sampling, self.offload_to = sampling or family.sampling, offload_to
+        self._fingerprint = fingerprint
         self.config = cast(Config, network.config)
         frames, rows, _ = self.config.patch_size
         self.patch = Patch(frames, rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that its parts were read from; empty if they were not read from files."""
+        if not isinstance(self._fingerprint, str):
+            self._fingerprint = self._fingerprint()
+        return self._fingerprint
+
+    @fingerprint.setter
+    def fingerprint(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
 
     @property
     def device(self) -> torch.device:
@@ -440,23 +447,6 @@ def dtype_of(component: object) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the components of published weights are, as `core.folders` reads them.
-
-    Args:
-        network: its file, or a folder that holds it.
-        autoencoder: a folder that holds its folder.
-        readers: a folder that holds those of all that reads a prompt.
-        read: names or patterns of the latter.
-    """
-
-    network: str
-    autoencoder: str
-    readers: str
-    read: tuple[str, ...] = ("text_encoder*", "tokenizer*")
-
-
-@dataclass(frozen=True)
 class Outline:
     """What a model's name means, known before any of its weights.
 
@@ -468,6 +458,8 @@ class Outline:
         size: what it makes unless asked otherwise, where anything says so.
         sampling: its defaults.
         path: the file that training wrote, where its weights are such a file.
+        is_given: its weights are of the published kind, and were named by the user.
+        encoder_parameters: of all that encodes a prompt, where that is not what the release says.
     """
 
     name: str
@@ -477,12 +469,16 @@ class Outline:
     size: Size | None
     sampling: Sampling
     path: Path | None
+    is_given: bool = False
+    encoder_parameters: int | None = None
 
     @property
     def release(self) -> Release | None:
-        """The published weights that this name stands for, if it does."""
+        """The release that its weights are of, published under this name or named by the user, if they are of one."""
         found = self.family.release
-        return found if found is not None and self.path is None and self.preset in found.weights else None
+        if found is None or self.path is not None:
+            return None
+        return found if self.is_given or self.preset in found.weights else None
 
 
 def settings_of(model: Outline | System, request: Request) -> Settings:
@@ -499,7 +495,7 @@ def settings_of(model: Outline | System, request: Request) -> Settings:
     """
     own, size = model.sampling, model.size
     if size is None:
-        raise _no_weights(model.name)
+        raise no_weights(model.name)
     if not request.prompt.strip():
         raise RequestError("The prompt is empty. Say what the video should show, in a few words.")
     num_frames = size.num_frames if request.num_frames is None else request.num_frames
@@ -648,15 +644,29 @@ def workload(
         len(found.family.guidance_around(found.config, _guidance(own, request)).weights(has_image and is_held)),
         text_tokens=release.text_tokens if release else TEXT_TOKENS,
         dtype=torch.bfloat16 if release else torch.float32,
-        autoencoder_dtype=_autoencoder_dtype(release, on_cpu=on_cpu) if release else torch.float32,
-        encoder_parameters=release.encoder_parameters if release else 0,
-        parameters=found.family.parameters[str(found.preset)] if found.path is None else found.path.stat().st_size // 4,
+        autoencoder_dtype=autoencoder_dtype(release, on_cpu=on_cpu) if release else torch.float32,
+        encoder_parameters=_encoder_parameters(found),
+        parameters=_parameters(found),
         decode=decode,
         quantize=quantize,
     )
 
 
-def _autoencoder_dtype(release: Release, *, on_cpu: bool) -> torch.dtype:
+def _encoder_parameters(found: Outline) -> int:
+    if found.encoder_parameters is not None:
+        return found.encoder_parameters
+    return found.release.encoder_parameters if found.release else 0
+
+
+def _parameters(found: Outline) -> int | None:
+    """Return the parameters of the network, about, where they are known without building it."""
+    if found.path is not None:
+        return found.path.stat().st_size // 4
+    is_preset = found.config == found.family.presets.get(str(found.preset))
+    return found.family.parameters[str(found.preset)] if is_preset else None
+
+
+def autoencoder_dtype(release: Release, *, on_cpu: bool) -> torch.dtype:
     """Return the type in which a published autoencoder runs here: on a CPU, where half precision is slow, float32."""
     return torch.float32 if on_cpu else release.autoencoder_dtype
 
@@ -680,152 +690,6 @@ def _outline_of_file(name: str, path: Path, preset: str | None) -> Outline:
     )
 
 
-def load(
-    name: str = DEFAULT_MODEL,
-    device: str | torch.device | None = None,
-    *,
-    published: str | None = None,
-    offload: Offload = "none",
-    template: Path | None = None,
-    quantize: Quantize | None = None,
-) -> System:
-    """Load a model with its autoencoder and text encoder.
-
-    The text encoder of published weights is loaded when there is a prompt to encode that it has not encoded before on
-    this machine: see `encoders.cache`.
-
-    Args:
-        name: ``family/preset`` of a bundled or published model (hyphen and underscore serve as well), or a weights file
-            that training wrote. An autoencoder or a text encoder beside such a file is taken before the bundled one.
-        device: where to run; the fastest there is, if not given.
-        published: for published models, where the weights are, as `core.folders` reads it, if not on the hub: a folder
-            with everything, or the network alone, for which the rest comes from the hub.
-        offload: "component" keeps network, autoencoder and text encoder off the device but for the one that is used.
-        template: for published models that put a template around a prompt, a file with it, if not the usual one.
-        quantize: "fp8" keeps the weights of the network's linear layers in eight bits; see `placement.quantize`.
-
-    Raises:
-        RequestError: there is no such model, its template is not to be had, or it has no layers to quantise.
-        WeightsError: there are no weights for it, or they are damaged.
-        MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
-    """
-    device = find_device(device)
-    found = outline(name)
-    refuse_quantized(found.family, name, quantize)
-    if found.path is None:
-        if found.release is None:
-            raise _no_weights(name)
-        everything = found.release.weights[cast(str, found.preset)][0]
-        if published is not None and (Path(published) / "vae").is_dir():
-            everything = published
-        places = Places(published or everything, everything, everything)
-        return load_published(found, found.release, places, device, offload, template, quantize)
-    for option, value in (("weights", published), ("template", template)):
-        if value is not None:
-            raise RequestError(f"{name} was not published by others, so --{option} does not go with it. Leave it out.")
-    return _load_own(found, found.path, device, offload, quantize)
-
-
-def _load_own(found: Outline, path: Path, device: torch.device, offload: Offload, quantize: Quantize | None) -> System:
-    """Load what training wrote."""
-    tensors, _ = weights.read(path)
-    network = found.family.network(found.config)
-    weights.load_into(network, tensors, source=str(path))
-    if quantize is not None:
-        quantize_linears(network, found.family.quantized)
-    files = path, _beside(path, AUTOENCODER), _beside(path, ENCODER)
-    parts = network, found.family.autoencoder.load(files[1]), found.family.encoder.load(files[2])
-    home = device if offload == "none" else torch.device("cpu")
-    for part in parts:
-        part.to(home).eval().requires_grad_(False)
-    assert found.size is not None
-    return System(
-        found.family,
-        *parts,
-        found.name,
-        found.size,
-        found.sampling,
-        torch.bfloat16 if device.type == "cuda" else None,
-        hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(),
-        device if offload == "component" else None,
-    )
-
-
-def load_published(
-    found: Outline,
-    release: Release,
-    places: Places,
-    device: torch.device,
-    offload: Offload,
-    template: Path | None,
-    quantize: Quantize | None = None,
-) -> System:
-    """Load what others published, in bfloat16 or less, straight onto the device where it will live.
-
-    Args:
-        found: the model.
-        release: its published weights.
-        places: where they are.
-        device: where to run.
-        offload: see `load`.
-        template: see `load`.
-        quantize: see `load`; a weight is quantised when it is read, so the whole is nowhere in bfloat16.
-
-    Raises:
-        RequestError: its template is not to be had.
-        WeightsError: there are no weights for it, or they are damaged.
-        MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
-    """
-    reader = found.family.reader_of(found.config, template)
-    tell_licence(found.family.name)
-    home = device if offload == "none" else torch.device("cpu")
-    checkpoint = open_checkpoint(places.network, within=layouts.FOLDERS["transformer"])
-    with torch.device("meta"):
-        network = found.family.network(found.config).to(torch.bfloat16)
-    keys = found.family.keys(found.config)
-    match = layouts.recognise(checkpoint, layouts.headers_of(network), keys, what=found.name)
-    if quantize is not None:
-        match = quantized(match, quantize_linears(network, found.family.quantized))
-    encoder = _remembering(reader, folders.bring(places.readers, places.read), places.read, home)
-    autoencoder = found.family.autoencoder.load(folders.bring(places.autoencoder, layouts.FOLDERS["autoencoder"]))
-    layouts.fill(network, match, home)
-    autoencoder.to(home, _autoencoder_dtype(release, on_cpu=device.type == "cpu"))
-    for part in (network, autoencoder):
-        part.eval().requires_grad_(False)
-    assert found.size is not None
-    return System(
-        found.family,
-        network,
-        autoencoder,
-        encoder.to(home),
-        found.name,
-        found.size,
-        found.sampling,
-        offload_to=device if offload == "component" else None,
-    )
-
-
-def _remembering(reader: Reader, folder: Path, read: Sequence[str], home: torch.device) -> Cached:
-    """Return the encoder of a folder that holds what it reads with, which is loaded when a prompt is new to it."""
-
-    def load() -> Encoder:
-        encoder = cast(nn.Module, reader.load(folder))
-        return cast(Encoder, encoder.to(home).eval().requires_grad_(False))
-
-    own = sorted(path for pattern in read for path in folder.glob(pattern) if path.is_dir())
-    versions = [f"{name} {version(name)}" for name in ("mutoscope", "torch", "transformers") if find_spec(name)]
-    files = [fingerprint(path) for path in own]
-    return Cached(load, fingerprint(own[0], *reader.settings, *versions, *files), default_folder())
-
-
-@cache
-def tell_licence(family: str) -> None:
-    """Say on whose terms the published weights of a family are used; once in the life of a process."""
-    release = load_family(family).release
-    if release is not None:
-        print0(f"note: the weights of {family} are under the {release.licence}, {release.url}")
-
-
 def is_bundled(name: str) -> bool:
     """Tell whether a model's name, such as ``stiv/toy``, stands for weights that come with this package."""
     return not name.endswith(".safetensors") and _bundled(*resolve(name)).exists()
@@ -835,13 +699,9 @@ def _bundled(family: str, preset: str) -> Path:
     return BUNDLED / f"{family}_{preset}.safetensors"
 
 
-def _no_weights(name: str) -> WeightsError:
+def no_weights(name: str) -> WeightsError:
+    """Say that a model has no weights, and what to do."""
     return WeightsError(
         f"{name} has no weights here, for none were published. Train it (mutoscope train) and give the file that "
         f"training wrote as the model, or use the bundled {DEFAULT_MODEL}."
     )
-
-
-def _beside(path: Path, name: str) -> Path:
-    own = path.with_name(name)
-    return own if own.exists() else BUNDLED / name

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from mutoscope import pipeline
+from mutoscope import loading, pipeline
 from mutoscope.core.video import Video
 from mutoscope.evaluate.world import is_seen_from_the_start
 from mutoscope.pipeline import Request, System
@@ -62,7 +62,7 @@ class Options:
 def main(options: Options) -> None:
     """Measure every time, and print a line of a Markdown table for each."""
     torch.set_num_threads(options.threads)
-    system = pipeline.load(options.model, "cpu")
+    system = loading.load(options.model, "cpu")
     drawn = (sample(seed, split="any", count=1) for seed in count(FIRST_SEED))
     scenes = list(
         islice((scene for scene in drawn if not unscored(scene) and is_seen_from_the_start(scene)), options.clips)

@@ -9,7 +9,8 @@ import torch
 
 from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.core.video import Video
-from mutoscope.pipeline import BUNDLED, Request, load
+from mutoscope.loading import load
+from mutoscope.pipeline import BUNDLED, Request
 from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents
 from mutoscope.train.loop import run
 from mutoscope.train.precompute import FolderClips, Precompute

@@ -14,9 +14,10 @@ from mutoscope.autoencoders.hunyuan import HunyuanAutoencoder
 from mutoscope.core import weights
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.encoders.base import TextTokens
+from mutoscope.loading import Loading, load, tell_licence
 from mutoscope.models import hunyuan, hunyuan_i2v, stiv
 from mutoscope.models.family import Family
-from mutoscope.pipeline import Request, Size, System, load, outline, tell_licence, workload
+from mutoscope.pipeline import Request, Size, System, outline, workload
 from mutoscope.plan import Way
 from tests.published_toy import publish
 from tests.toy_system import toy_system
@@ -202,7 +203,7 @@ def test_published_weights_make_the_same_clip_and_say_their_terms_once(
     publish(tmp_path / "film", monkeypatch)
     tell_licence.cache_clear()
     system = load("stiv/tiny", "cpu")
-    load("stiv/tiny", "cpu", published=str(tmp_path / "film" / "transformer"))
+    load("stiv/tiny", "cpu", Loading(weights=str(tmp_path / "film" / "transformer")))
     assert (
         capsys.readouterr().err == "note: the weights of stiv are under the Toy Licence, https://example.org/licence\n"
     )
@@ -217,18 +218,18 @@ def test_published_weights_that_do_not_fit_are_refused_before_anything_else_is_r
 ) -> None:
     publish(tmp_path / "film", monkeypatch)
     with pytest.raises(WeightsError, match="vae has none of the names of stiv/tiny"):
-        load("stiv/tiny", "cpu", published=str(tmp_path / "film" / "vae"))
+        load("stiv/tiny", "cpu", Loading(weights=str(tmp_path / "film" / "vae")))
 
 
 def test_weights_of_our_own_models_are_not_named_twice() -> None:
     with pytest.raises(RequestError, match="stiv/toy was not published by others"):
-        load("stiv/toy", "cpu", published="somewhere")
+        load("stiv/toy", "cpu", Loading(weights="somewhere"))
 
 
 def test_offloaded_components_make_the_same_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path / "film", monkeypatch)
     request = Request("a red circle", steps=2, given={0: PICTURE})
-    plain, parted = load("stiv/tiny", "cpu"), load("stiv/tiny", "cpu", offload="component")
+    plain, parted = load("stiv/tiny", "cpu"), load("stiv/tiny", "cpu", Loading(offload="component"))
     assert parted.offload_to == parted.device == torch.device("cpu")
     one, other = (system.generate([request])[0].array() for system in (plain, parted))
     assert (one == other).all()

@@ -15,10 +15,11 @@ from mutoscope.core import config as configs
 from mutoscope.core import weights
 from mutoscope.core.errors import MutoscopeError
 from mutoscope.core.video import Video
+from mutoscope.loading import Loading, tell_licence
 from mutoscope.models import contentv
 from mutoscope.models.contentv import Config
 from mutoscope.models.family import Clips
-from mutoscope.pipeline import Request, tell_licence
+from mutoscope.pipeline import Request
 
 pytest.importorskip("transformers")
 from tests.encoders.hub_folders import write_clip, write_t5
@@ -58,17 +59,17 @@ def test_folder_of_the_hub_becomes_a_video_and_the_licence_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tell_licence.cache_clear()
-    (path,) = generate(GenerateJob(REQUEST, "contentv", out=tmp_path / "a.mp4", device="cpu"), quiet=True)
+    (path,) = generate(GenerateJob(REQUEST, "contentv", out=tmp_path / "a.mp4", loading=Loading("cpu")), quiet=True)
     assert Video.open(path).array().shape == (5, 32, 48, 3)
     assert "note: the weights of contentv are under the Stability AI Community License" in capsys.readouterr().err
 
 
 def test_converted_weights_make_the_same_video(tmp_path: Path, folder: Path) -> None:
-    (first,) = generate(GenerateJob(REQUEST, "contentv", out=tmp_path / "a.mp4", device="cpu"), quiet=True)
+    (first,) = generate(GenerateJob(REQUEST, "contentv", out=tmp_path / "a.mp4", loading=Loading("cpu")), quiet=True)
     for layout in ("official", "mutoscope"):
         out = tmp_path / f"{layout}.safetensors"
-        convert(ConvertJob("contentv", str(folder), out, layout), quiet=True)
-        job = GenerateJob(REQUEST, "contentv", out=tmp_path / f"{layout}.mp4", device="cpu", published=str(out))
+        convert(ConvertJob("contentv", Loading(weights=str(folder)), out, layout), quiet=True)
+        job = GenerateJob(REQUEST, "contentv", out=tmp_path / f"{layout}.mp4", loading=Loading("cpu", weights=str(out)))
         assert generate(job, quiet=True)[0].read_bytes() == first.read_bytes()
 
 
@@ -83,5 +84,5 @@ def test_folder_without_its_autoencoder_is_refused(
     assert contentv.FAMILY.release is not None
     release = replace(contentv.FAMILY.release, weights=MappingProxyType({"8B": (str(bare),)}))
     monkeypatch.setattr(contentv, "FAMILY", replace(contentv.FAMILY, release=release))
-    with pytest.raises(MutoscopeError, match="there is no vae in"):
-        generate(GenerateJob(REQUEST, "contentv", out=tmp_path / "a.mp4", device="cpu"), quiet=True)
+    with pytest.raises(MutoscopeError, match=r"there are no weights in .*bare\. .*as the autoencoder \(--vae\)"):
+        generate(GenerateJob(REQUEST, "contentv", out=tmp_path / "a.mp4", loading=Loading("cpu")), quiet=True)

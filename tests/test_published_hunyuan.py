@@ -26,9 +26,10 @@ from mutoscope.core.video import Video
 from mutoscope.data import buckets
 from mutoscope.encoders import llm
 from mutoscope.encoders.llm import LlamaClip, LlavaClip, Published
+from mutoscope.loading import Loading, load, tell_licence
 from mutoscope.models import hunyuan, hunyuan_i2v
 from mutoscope.models.family import Clips, Family
-from mutoscope.pipeline import Request, System, load, outline, tell_licence, workload
+from mutoscope.pipeline import Request, System, outline, workload
 from mutoscope.placement.quantize import E4M3, Float8Linear, dequantize, quantized_keys
 
 pytest.importorskip("transformers")
@@ -108,7 +109,8 @@ def photo(tmp_path: Path) -> Path:
 def job(tmp_path: Path, folders: Path, photo: Path) -> Callable[..., GenerateJob]:
     def make(model: str, picture: bool = True, request: Request | None = None, **more: Any) -> GenerateJob:
         template = folders / ("video_i2v.txt" if "i2v" in model else "video.txt")
-        more = {"template": template, "device": "cpu", "out": tmp_path / "out.mp4", "fit": "crop", **more}
+        loading = Loading("cpu", template=more.pop("template", template))
+        more = {"loading": loading, "out": tmp_path / "out.mp4", "fit": "crop", **more}
         request = request or Request(PROMPT, steps=2, seed=1)
         return GenerateJob(request, model, image=photo if picture else None, **more)
 
@@ -116,7 +118,7 @@ def job(tmp_path: Path, folders: Path, photo: Path) -> Callable[..., GenerateJob
 
 
 def system_of(model: str, folders: Path) -> System:
-    return load(model, "cpu", template=folders / ("video_i2v.txt" if "i2v" in model else "video.txt"))
+    return load(model, "cpu", Loading(template=folders / ("video_i2v.txt" if "i2v" in model else "video.txt")))
 
 
 def sidecar(path: Path) -> dict[str, Any]:
@@ -262,8 +264,8 @@ def test_encoded_prompts_are_remembered_and_told_apart_by_their_picture(
 def test_offloaded_encoder_is_sent_back_and_encodes_the_same(folders: Path) -> None:
     template = folders / "video.txt"
     request = Request("a kite at dawn", steps=1)
-    plain = load("hunyuan", "cpu", template=template).prepare([request]).condition
-    system = load("hunyuan", "cpu", template=template, offload="component")
+    plain = load("hunyuan", "cpu", Loading(template=template)).prepare([request]).condition
+    system = load("hunyuan", "cpu", Loading(template=template, offload="component"))
     offloaded = system.prepare([request]).condition
     assert isinstance(plain, hunyuan.Condition) and isinstance(offloaded, hunyuan.Condition)
     assert torch.equal(offloaded.tokens, plain.tokens)
@@ -287,7 +289,7 @@ QUANTISED = {"hunyuan": "", "hunyuan-i2v": "base."}  # what stands before the na
 @pytest.mark.parametrize("model", list(QUANTISED))
 def test_eight_bits_are_the_network_of_the_numbers_that_they_stand_for(model: str, folders: Path) -> None:
     template = folders / ("video_i2v.txt" if "i2v" in model else "video.txt")
-    small = load(model, "cpu", template=template, quantize="fp8")
+    small = load(model, "cpu", Loading(template=template, quantize="fp8"))
     plain = system_of(model, folders)
     layers = {name: layer for name, layer in small.network.named_modules() if isinstance(layer, Float8Linear)}
     assert {name.removeprefix(QUANTISED[model]).split(".")[0] for name in layers} == {"doubles", "singles"}
@@ -309,7 +311,7 @@ def test_eight_bits_are_the_network_of_the_numbers_that_they_stand_for(model: st
 
 @pytest.mark.parametrize("quantize", [None, "fp8"])
 def test_plan_counts_the_bytes_that_a_loaded_network_has(quantize: Literal["fp8"] | None, folders: Path) -> None:
-    network = load("hunyuan", "cpu", template=folders / "video.txt", quantize=quantize).network
+    network = load("hunyuan", "cpu", Loading(template=folders / "video.txt", quantize=quantize)).network
     work = workload(outline("hunyuan"), Request(""), has_image=False, on_cpu=True, quantize=quantize)
     made = plan.plan(work, plan.HARDWARE["h200"])
     assert made.network.weight_bytes == sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
@@ -318,7 +320,7 @@ def test_plan_counts_the_bytes_that_a_loaded_network_has(quantize: Literal["fp8"
 
 def test_published_file_of_eight_bits_keeps_them(folders: Path, tmp_path: Path) -> None:
     template = folders / "video.txt"
-    own = load("hunyuan", "cpu", template=template, quantize="fp8").network
+    own = load("hunyuan", "cpu", Loading(template=template, quantize="fp8")).network
     names = [name for name, layer in own.named_modules() if isinstance(layer, Float8Linear)]
     keys = list(quantized_keys(hunyuan.keys(BASE)["official"], names))
     theirs = weights.to_theirs(own.state_dict(), keys)
@@ -328,8 +330,8 @@ def test_published_file_of_eight_bits_keeps_them(folders: Path, tmp_path: Path) 
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states_fp8.pt")
     torch.save(scales, tmp_path / "mp_rank_00_model_states_fp8_map.pt")
     published = str(tmp_path / "mp_rank_00_model_states_fp8.pt")
-    again = load("hunyuan", "cpu", template=template, published=published, quantize="fp8").network
-    wide = load("hunyuan", "cpu", template=template, published=published).network
+    again = load("hunyuan", "cpu", Loading(template=template, weights=published, quantize="fp8")).network
+    wide = load("hunyuan", "cpu", Loading(template=template, weights=published)).network
     assert not any(isinstance(layer, Float8Linear) for layer in wide.modules())
     for name in names:
         first, second = own.get_submodule(name), again.get_submodule(name)

@@ -11,9 +11,10 @@ from mutoscope import plan
 from mutoscope.core.device import available_bytes
 from mutoscope.core.errors import RequestError
 from mutoscope.encoders.words import MARKS, Words
+from mutoscope.loading import Loading, outline
 from mutoscope.models.family import Family, families
 from mutoscope.models.family import load as load_family
-from mutoscope.pipeline import BUNDLED, ENCODER, Outline, Request, outline, workload
+from mutoscope.pipeline import BUNDLED, ENCODER, Outline, Request, workload
 from mutoscope.placement.offload import Offload
 from mutoscope.placement.quantize import Quantize
 from mutoscope.plan import HARDWARE, Hardware, Part, Plan, Way, Workload, spell, spell_bytes
@@ -53,7 +54,7 @@ def print_info(name: str) -> None:
     """Print what a model is, what it needs, and where its weights are and on what terms.
 
     Args:
-        name: see `pipeline.load`.
+        name: see `loading.load`.
     """
     found = outline(name)
     table = _table(f"{found.family.name}/{found.preset}" if found.preset else name)
@@ -87,19 +88,19 @@ def print_plan(
     num_devices: int,
     *,
     has_image: bool,
-    quantize: Quantize | None = None,
+    loading: Loading = Loading(),
 ) -> None:
     """Print what a video costs on some devices.
 
     Args:
-        name: see `pipeline.load`.
+        name: see `loading.load`.
         request: size and sampling; its prompt does not matter.
         hardware: a name of `plan.HARDWARE`, or "cpu" for this machine.
         num_devices: how many.
         has_image: whether a picture will be given.
-        quantize: see `pipeline.load`.
+        loading: its weights, and how they are kept.
     """
-    found = outline(name)
+    found, quantize = outline(name, loading), loading.quantize
     work = _workload(found, request, has_image=has_image, on_cpu=hardware == "cpu", quantize=quantize)
     made = plan.plan(work, _hardware(hardware), num_devices)
     device = made.hardware

@@ -18,6 +18,7 @@ from mutoscope.apps.ranges import checked
 from mutoscope.core.errors import MutoscopeError, RequestError
 
 if TYPE_CHECKING:
+    from mutoscope.loading import Loading
     from mutoscope.pipeline import Request
 
 Fit = Literal["exact", "crop", "pad"]
@@ -73,8 +74,47 @@ class Sampling:
         )
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Where the parts of a model are, and how it is kept in memory.
+
+    Args:
+        device: cpu, cuda, mps; the best there is, if not given.
+        weights: Weights of the network, if not to come from the hub: a file (safetensors, GGUF, .pt), a folder with it
+            or with the whole release, or hub:OWNER/NAME. Parts beside it are used; those that are not there come from
+            the hub.
+        vae: Weights of the autoencoder: a file, or a folder with it.
+        text_encoders: Folder that holds text_encoder, text_encoder_2 and the like, as released.
+        entry: Which weights to take of a file that holds several, such as ema.
+        template: File with what stands around a prompt, for published models whose template does not come with this
+            package.
+        offload: component keeps each of network, autoencoder and text encoder on the device only while it is used.
+        quantize: fp8 keeps the weights of the network's linear layers in eight bits, which changes the video and needs
+            about half their memory.
+        decode: exact, or in the published tiles (tiled), which changes the picture a little and needs less memory; if
+            not given, exact where that fits.
+    """
+
+    device: OptionalText = None
+    weights: OptionalText = None
+    vae: OptionalText = None
+    text_encoders: OptionalText = None
+    entry: OptionalText = None
+    template: OptionalPath = None
+    offload: Literal["none", "component"] = "none"
+    quantize: OptionalQuantize = None
+    decode: OptionalWay = None
+
+    def loading(self) -> "Loading":
+        """Return the same as the package takes it."""
+        from mutoscope.loading import Loading
+
+        return Loading(**vars(self))
+
+
 # Options of a dataclass stand on the command line like those of the command itself.
 SharedSampling = Annotated[Sampling, arg(name="")]
+SharedWeights = Annotated[Weights, arg(name="")]
 
 
 def generate(
@@ -92,17 +132,12 @@ def generate(
     sampling: SharedSampling = Sampling(),
     count: int = 1,
     out: Path = Path("outputs"),
-    device: OptionalText = None,
-    weights: OptionalText = None,
-    offload: Literal["none", "component"] = "none",
+    weights: SharedWeights = Weights(),
     force: Annotated[bool, FlagCreatePairsOff] = False,
     negative: OptionalText = None,
-    template: OptionalPath = None,
     audio: OptionalPath = None,
     face_box: OptionalText = None,
     face_detector: OptionalPath = None,
-    decode: OptionalWay = None,
-    quantize: OptionalQuantize = None,
     skip_steps: Annotated[bool, FlagCreatePairsOff] = False,
     overwrite: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
@@ -123,22 +158,13 @@ def generate(
         sampling: How to walk from noise to the video.
         count: How many videos, with seeds seed, seed + 1, ...
         out: Folder, or a file ending in .mp4, .webm, .gif or .png.
-        device: cpu, cuda, mps; the best there is, if not given.
-        weights: Where the weights of a published model are, if not to come from the hub: a folder, a file, or
-            hub:OWNER/NAME.
-        offload: component keeps each of network, autoencoder and text encoder on the device only while it is used.
+        weights: Where the parts of the model are, and how it is kept.
         force: Try what has no room on the device, and what the bundled model does not know.
         negative: What to lead away from, as far as --guidance leads to the prompt.
-        template: File with what stands around a prompt, for published models whose template does not come with this
-            package.
         audio: Voice with which the person in --image speaks, for models that make somebody speak.
         face_box: Where their face is in the picture, as LEFT,TOP,RIGHT,BOTTOM in pixels; all of it follows the voice
             if neither this nor --face-detector is given.
         face_detector: File of a detector that finds the largest face in the picture: YuNet, as ONNX.
-        decode: exact, or in the published tiles (tiled), which changes the picture a little and needs less memory; if
-            not given, exact where that fits.
-        quantize: fp8 keeps the weights of the network's linear layers in eight bits, which changes the video and needs
-            about half their memory.
         skip_steps: With --audio, compute only a part of the network in some steps; faster, and not quite the same.
         overwrite: Let the file that --out names replace another.
     """
@@ -164,17 +190,12 @@ def generate(
         fit,
         count,
         out,
-        device,
-        weights,
-        offload,
+        weights.loading(),
         force,
-        template,
         audio,
         jobs.face_box(face_box),
         skip_steps,
         face_detector,
-        decode,
-        quantize,
         overwrite,
     )
     for path in jobs.generate(job):
@@ -226,6 +247,7 @@ def plan(
     sampler: OptionalText = None,
     restarts: OptionalInt = None,
     with_picture: Annotated[bool, FlagCreatePairsOff] = False,
+    weights: OptionalText = None,
     quantize: OptionalQuantize = None,
 ) -> None:
     """Tell what a video would cost: FLOPs, memory and time. No weights are needed.
@@ -242,9 +264,11 @@ def plan(
         sampler: euler, heun or adams_bashforth.
         restarts: How often to go back towards noise, which takes some more steps each time.
         with_picture: Plan for a video that begins with a given picture.
+        weights: Plan for these weights of the network, whose config.json may say another size.
         quantize: Plan with the weights of the network's linear layers in eight bits: fp8.
     """
     from mutoscope.apps import about
+    from mutoscope.loading import Loading
     from mutoscope.pipeline import Request
 
     request = Request(
@@ -257,7 +281,8 @@ def plan(
         sampler=sampler,
         restarts=restarts,
     )
-    about.print_plan(model, request, hardware, gpus, has_image=with_picture, quantize=quantize)
+    loading = Loading(weights=weights, quantize=quantize)
+    about.print_plan(model, request, hardware, gpus, has_image=with_picture, loading=loading)
 
 
 def convert(
@@ -279,11 +304,13 @@ def convert(
         layout: Whose names to write.
         component: Which network of the model.
         shard_size_gb: What a file in the folder may weigh at most, in GB.
-        entry: Which weights to take of a .pt file that holds several, such as module or ema.
+        entry: Which weights to take of a file that holds several, such as module or ema.
     """
     from mutoscope.apps import conversion
+    from mutoscope.loading import Loading
 
-    job = conversion.ConvertJob(model, source, out, layout, component, shard_size_gb, entry)
+    loading = Loading(weights=source, entry=entry)
+    job = conversion.ConvertJob(model, loading, out, layout, component, shard_size_gb)
     files, found = conversion.convert(job)
     print(f"{out}: {len(files)} files, from the {found} layout to {layout}")
 
@@ -324,7 +351,7 @@ def evaluate(
     limit: OptionalInt = None,
     batch_size: int = 16,
     sampling: SharedSampling = Sampling(),
-    device: OptionalText = None,
+    weights: SharedWeights = Weights(),
 ) -> None:
     """Measure a model; the same command goes on where a measurement was stopped.
 
@@ -336,16 +363,16 @@ def evaluate(
         limit: Samples of each part, to try the command out.
         batch_size: Clips sampled at once.
         sampling: How to walk from noise to the samples.
-        device: cpu, cuda, mps; the best there is, if not given.
+        weights: Where the parts of the model are, and how it is kept.
     """
     from contextlib import ExitStack
 
     from mutoscope.core.log import Progress, progress
     from mutoscope.evaluate import report
     from mutoscope.evaluate.suite import run_world
-    from mutoscope.pipeline import load
+    from mutoscope.loading import load
 
-    system = load(model, device)
+    system = load(model, loading=weights.loading())
     out = out or Path("outputs/evaluate") / Path(model).with_suffix("").as_posix().replace("/", "-")
     with ExitStack() as shown:
         bars: list[Progress] = []  # made when the suite first says how much there is to do

@@ -8,7 +8,8 @@ import numpy as np
 
 from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.core.video import Video
-from mutoscope.pipeline import DEFAULT_MODEL, Request, load
+from mutoscope.loading import load
+from mutoscope.pipeline import DEFAULT_MODEL, Request
 from mutoscope.worlds.render import render
 from mutoscope.worlds.scene import Scene, Thing
 

@@ -31,6 +31,7 @@ from mutoscope.core.log import progress
 from mutoscope.core.video import Audio, Video
 from mutoscope.data import buckets
 from mutoscope.diffusion.samplers import Step
+from mutoscope.loading import Loading, load, outline
 from mutoscope.pipeline import (
     DEFAULT_MODEL,
     Outline,
@@ -39,14 +40,10 @@ from mutoscope.pipeline import (
     Size,
     System,
     is_bundled,
-    load,
-    outline,
     refuse_given,
     settings_of,
     workload,
 )
-from mutoscope.placement.offload import Offload
-from mutoscope.placement.quantize import Quantize
 from mutoscope.tasks import avatar, faces
 from mutoscope.tasks.avatar import Box
 
@@ -73,24 +70,19 @@ class GenerateJob:
 
     Args:
         request: prompt and settings; its seed is that of the first video.
-        model: see `pipeline.load`.
+        model: see `loading.load`.
         image: picture that becomes the first frame.
         last_image: picture that becomes the last frame.
         video: clip whose last frames become the first ones.
         fit: what to do with a picture of another size.
         count: how many videos, with seeds that count up.
         out: folder, or file.
-        device: see `pipeline.load`.
-        published: see `pipeline.load`.
-        offload: see `pipeline.load`.
+        loading: where the parts of the model are, and how they are kept.
         force: whether to try what has no room on the device.
-        template: see `pipeline.load`.
         audio: voice with which the person in `image` speaks, for models that make somebody speak.
         face_box: where their face is, in pixels of `image`.
         skip_steps: see `tasks.avatar.Speech`.
         face_detector: file of what finds their face, instead of `face_box`; see `tasks.faces`.
-        decode: how; see `pipeline.System.generate`.
-        quantize: see `pipeline.load`.
         overwrite: whether the file `out` may take the place of another.
     """
 
@@ -102,17 +94,12 @@ class GenerateJob:
     fit: Fit = "exact"
     count: int = 1
     out: Path = Path("outputs")
-    device: str | None = None
-    published: str | None = None
-    offload: Offload = "none"
+    loading: Loading = Loading()
     force: bool = False
-    template: Path | None = None
     audio: Path | None = None
     face_box: Box | None = None
     skip_steps: bool = False
     face_detector: Path | None = None
-    decode: plan.Way | None = None
-    quantize: Quantize | None = None
     overwrite: bool = False
 
 
@@ -137,9 +124,9 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
     if job.image is not None and job.video is not None:
         raise RequestError("Both --image and --video say how the clip begins. Give one of them.")
     paths = _name_files(job)
-    known = outline(job.model) if system is None else system
-    plan.refuse_tiles(known.family, known.name, job.decode)
-    plan.refuse_quantized(known.family, known.name, job.quantize)
+    known = outline(job.model, job.loading) if system is None else system
+    plan.refuse_tiles(known.family, known.name, job.loading.decode)
+    plan.refuse_quantized(known.family, known.name, job.loading.quantize)
     if _speaks(job, known):
         return _speak(job, known, paths, quiet=quiet)
     _refuse_pictures(job, known)
@@ -150,14 +137,7 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
         if not job.force:
             has_image = job.image is not None or job.video is not None
             _refuse_unless_it_fits(job, job.request, has_image=has_image)
-        system = load(
-            job.model,
-            job.device,
-            published=job.published,
-            offload=job.offload,
-            template=job.template,
-            quantize=job.quantize,
-        )
+        system = load(job.model, loading=job.loading)
     settings = system.settings(requests[0])
     Video.refuse_unwritable(paths[0], settings.height, settings.width, settings.fps, settings.num_frames)
     if is_bundled(system.name) and not job.force:
@@ -178,7 +158,7 @@ def generate(job: GenerateJob, system: System | None = None, *, quiet: bool = Fa
         # One at a time: in a batch the last bits of a clip depend on its neighbours, and the same seed shall give the
         # same file.
         for request, path in zip(requests, paths, strict=True):
-            video, way = system.stream(request, on_step, job.decode)
+            video, way = system.stream(request, on_step, job.loading.decode)
             if not quiet:
                 _say(video.notices)
             video.save(path)
@@ -213,17 +193,21 @@ def _follow_picture(job: GenerateJob, size: Size | None) -> tuple[GenerateJob, l
 
 def _refuse_unless_it_fits(job: GenerateJob, request: Request, *, has_image: bool) -> None:
     """Compare what a request of the job needs with what the device has, before anything is loaded."""
-    device, found = find_device(job.device), outline(job.model)
+    loading = job.loading
+    device, found = find_device(loading.device), outline(job.model, loading)
     on_cpu = device.type == "cpu"
     host = None if on_cpu else available_bytes("cpu")
-    work = workload(found, request, has_image=has_image, on_cpu=on_cpu, decode=job.decode, quantize=job.quantize)
+    way, quantize = loading.decode, loading.quantize
+    work = workload(found, request, has_image=has_image, on_cpu=on_cpu, decode=way, quantize=quantize)
     work = avatar.in_windows(work) if found.family.speaks else work
-    plan.refuse_unless_it_fits(work, available_bytes(device), job.offload, job.model, host=host)
+    plan.refuse_unless_it_fits(work, available_bytes(device), loading.offload, job.model, host=host)
 
 
 def _as_made(job: GenerateJob, way: plan.Way) -> GenerateJob:
     """Return the job with the way to decode that makes the file again: as asked, or tiles if they were chosen."""
-    return replace(job, decode=way) if job.decode is None and way == "tiled" else job
+    if job.loading.decode is not None or way != "tiled":
+        return job
+    return replace(job, loading=replace(job.loading, decode=way))
 
 
 def _name_files(job: GenerateJob) -> list[Path]:
@@ -319,6 +303,7 @@ def _write_sidecar(
         "prompt": request.prompt,
         "model": system.name,
         "weights_sha256": system.fingerprint,
+        "weights": system.origin(),
         "seed": request.seed,
         "num_frames": settings.num_frames,
         "height": settings.height,
@@ -332,7 +317,7 @@ def _write_sidecar(
         "image_guidance": settings.guidance.image_scale,
         "negative": settings.negative,
         "renormalised_by": settings.guidance.renormalised_by,
-        "sources": _sources(image=job.image, last_image=job.last_image, video=job.video, template=job.template),
+        "sources": _sources(image=job.image, last_image=job.last_image, video=job.video, template=job.loading.template),
         "fit": job.fit,
         "notes": list(notes),
         **_made(system),
@@ -387,15 +372,25 @@ def _command(job: GenerateJob, request: Request, settings: Settings, path: Path)
         "sampler": settings.sampler,
         "seed": request.seed,
         "out": path,
-        "device": job.device,
-        "weights": job.published,
-        "template": job.template,
-        "offload": None if job.offload == "none" else job.offload,
-        "decode": job.decode,
-        "quantize": job.quantize,
+        **_spelled(job.loading),
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return ["mutoscope", "generate", request.prompt, *spelled, *(["--force"] if job.force else []), "--overwrite"]
+
+
+def _spelled(loading: Loading) -> dict[str, object]:
+    """Return the options of the command line that load a model in the same way; those left at None are not written."""
+    return {
+        "device": loading.device,
+        "weights": loading.weights,
+        "vae": loading.vae,
+        "text-encoders": loading.text_encoders,
+        "entry": loading.entry,
+        "template": loading.template,
+        "offload": None if loading.offload == "none" else loading.offload,
+        "decode": loading.decode,
+        "quantize": loading.quantize,
+    }
 
 
 def face_box(text: str | None) -> Box | None:
@@ -495,18 +490,11 @@ def _speak(job: GenerateJob, known: Outline | System, paths: Sequence[Path], *, 
             height, width = avatar.size_of(speech, known.size)
             asked = replace(asked, height=height, width=width)
         _refuse_unless_it_fits(job, asked, has_image=False)
-    system, ear = avatar.load(
-        job.model,
-        job.device,
-        published=job.published,
-        offload=job.offload,
-        template=job.template,
-        quantize=job.quantize,
-    )
+    system, ear = avatar.load(job.model, job.loading)
     with progress((len(times) - 1) * len(paths), "sampling", quiet=quiet) as bar:
         for index, path in enumerate(paths):
             speech = replace(speech, seed=request.seed + index)
-            video, way = avatar.stream(system, ear, speech, lambda step: bar.advance(1), job.decode)
+            video, way = avatar.stream(system, ear, speech, lambda step: bar.advance(1), job.loading.decode)
             video = replace(video, notices=(*found, *video.notices))
             if not quiet and not index:
                 _say(video.notices)
@@ -535,12 +523,7 @@ def _write_speech(
         "negative": negative,
         "seed": seed,
         "out": path,
-        "device": job.device,
-        "weights": job.published,
-        "template": job.template,
-        "offload": None if job.offload == "none" else job.offload,
-        "decode": job.decode,
-        "quantize": job.quantize,
+        **_spelled(job.loading),
     }
     spelled = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     flags = [flag for flag, is_set in (("--skip-steps", job.skip_steps), ("--force", job.force)) if is_set]
@@ -549,6 +532,7 @@ def _write_speech(
         "prompt": speech.prompt,
         "model": system.name,
         "weights_sha256": system.fingerprint,
+        "weights": system.origin(),
         "seed": seed,
         "num_frames": video.num_frames,
         "height": video.height,
@@ -561,7 +545,9 @@ def _write_speech(
         "negative": negative,
         "skipped_steps": job.skip_steps,
         "face_box": box,
-        "sources": _sources(image=job.image, audio=job.audio, template=job.template, face_detector=job.face_detector),
+        "sources": _sources(
+            image=job.image, audio=job.audio, template=job.loading.template, face_detector=job.face_detector
+        ),
         "notes": list(video.notices),
         **_made(system),
         "command": ["mutoscope", "generate", speech.prompt, *spelled, *flags],

@@ -88,6 +88,19 @@ class HunyuanConfig:
     scale: float = 0.476986
 
 
+PUBLISHED = MappingProxyType(  # what a config.json calls these values, official or of diffusers
+    {
+        "latent_channels": "latent_channels",
+        "block_out_channels": "dims",
+        "layers_per_block": "depth",
+        "norm_num_groups": "groups",
+        "time_compression_ratio": "time_factor",
+        "temporal_compression_ratio": "time_factor",
+        "spatial_compression_ratio": "space_factor",
+        "mid_block_add_attention": "has_attention",
+        "scaling_factor": "scale",
+    }
+)
 PRESETS = MappingProxyType(
     {"884-16c": HunyuanConfig(), "tiny": HunyuanConfig(latent_channels=4, dims=(8, 16, 16, 16), depth=1, groups=4)}
 )
@@ -136,14 +149,16 @@ class HunyuanAutoencoder(nn.Module):
         """Read an autoencoder, ours or as published, ready to use and frozen.
 
         Args:
-            path: the weights. Where they carry no config, they are the published ones.
+            path: the weights. Where neither they nor a config.json say another shape, it is the published one.
 
         Raises:
             WeightsError: if these are no weights of such an autoencoder.
         """
         checkpoint = open_checkpoint(path, within=("vae",))
-        text = checkpoint.metadata.get("config")
-        config = PRESETS["884-16c"] if text is None else configs.from_json(HunyuanConfig, json.loads(text))
+        if (text := checkpoint.metadata.get("config")) is not None:
+            config = configs.from_json(HunyuanConfig, json.loads(text))
+        else:
+            config = configs.changed(PRESETS["884-16c"], checkpoint.config or {}, PUBLISHED)
         with torch.device("meta"):
             autoencoder = cls(config)
         match = layouts.recognise(

@@ -98,6 +98,16 @@ class WanConfig:
         return 2 ** len(self.is_temporal)
 
 
+PUBLISHED = MappingProxyType(  # what a config.json of diffusers calls these values
+    {
+        "base_dim": "dim",
+        "dim_mult": "multipliers",
+        "num_res_blocks": "depth",
+        "temperal_downsample": "is_temporal",
+        "latents_mean": "mean",
+        "latents_std": "std",
+    }
+)
 PRESETS = MappingProxyType(
     {"2.1": WanConfig(), "tiny": WanConfig(dim=8, multipliers=(1, 2, 2, 2), depth=1, mean=MEAN[:4], std=STD[:4])}
 )
@@ -128,14 +138,16 @@ class WanAutoencoder(nn.Module):
         """Read an autoencoder, ours or as published, ready to use and frozen.
 
         Args:
-            path: the weights. Where they carry no config, they are the published ones.
+            path: the weights. Where neither they nor a config.json say another shape, it is the published one.
 
         Raises:
             WeightsError: if these are no weights of such an autoencoder.
         """
         checkpoint = open_checkpoint(path, within=("vae",))
-        text = checkpoint.metadata.get("config")
-        config = PRESETS["2.1"] if text is None else configs.from_json(WanConfig, json.loads(text))
+        if (text := checkpoint.metadata.get("config")) is not None:
+            config = configs.from_json(WanConfig, json.loads(text))
+        else:
+            config = configs.changed(PRESETS["2.1"], checkpoint.config or {}, PUBLISHED)
         with torch.device("meta"):
             autoencoder = cls(config)
         match = layouts.recognise(checkpoint, layouts.headers_of(autoencoder), keys(config), what="the wan autoencoder")

@@ -62,6 +62,21 @@ def from_json(cls: type[C], data: Any) -> C:
     return _read(cls, data, "")
 
 
+def changed(config: C, published: Mapping[str, Any], names: Mapping[str, str]) -> C:
+    """Change a dataclass to what JSON of others says, which has other names for the same values.
+
+    Args:
+        config: the dataclass.
+        published: parsed JSON; what it does not say stays.
+        names: name there -> name of the field.
+
+    Raises:
+        RecipeError: a value does not fit its field.
+    """
+    said = {ours: published[theirs] for theirs, ours in names.items() if published.get(theirs) is not None}
+    return from_json(type(config), to_json(config) | said)
+
+
 def load_recipe(path: Path, cls: type[C]) -> C:
     """Read a recipe: run the function `recipe` of a ``.py`` file, or read a resolved ``.json`` file.
 

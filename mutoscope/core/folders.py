@@ -11,7 +11,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from mutoscope.core.errors import MissingExtra, WeightsError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
-ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files with weights
+ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf")  # of files with weights
+POINTER = b"version https://git-lfs"  # how a file begins that Git LFS left in the place of another
+PAGE = re.compile(rb"\s*<(!doctype|html)", re.IGNORECASE)
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 JSON = Mapping[str, Any]
 
@@ -44,6 +46,18 @@ class Folder(Protocol):
 
     def names(self) -> list[str]:
         """Return the files here and one folder down, as relative names with slashes, sorted."""
+        ...
+
+    def folders(self) -> list[str]:
+        """Return the folders here, sorted."""
+        ...
+
+    def inside(self, name: str) -> "Folder":
+        """Return a folder of this one."""
+        ...
+
+    def above(self) -> "Folder | None":
+        """Return the folder that this one is in, if that can be read."""
         ...
 
     def fetch(self, name: str) -> Path:
@@ -72,7 +86,7 @@ def find(source: str | Path) -> tuple[Folder, str | None]:
     if path.is_dir():
         return LocalFolder(text, path), None
     if path.exists():
-        return LocalFolder(text, path.parent), path.name
+        return LocalFolder(str(path.parent), path.parent), path.name
     if REPOSITORY.fullmatch(text) and path.suffix not in ENDINGS:
         return _find_on_hub(text, text)
     raise WeightsError(f"there are no weights at {text}. Check the name, or give hub:OWNER/NAME to download them.")
@@ -99,6 +113,8 @@ def bring(source: str | Path, within: Sequence[str]) -> Path:
     safe = {name.rpartition("/")[0] for name in names if name.endswith(".safetensors")}
     wanted = [name for name in names if not (name.endswith(ENDINGS[1:]) and name.rpartition("/")[0] in safe)]
     paths = [folder.fetch(name) for name in wanted]
+    for path in paths:
+        refuse_stand_in(path)
     return paths[0].parent.parent
 
 
@@ -113,6 +129,19 @@ class LocalFolder:
         """Return the files here and one folder down."""
         found = [*self.path.glob("*"), *self.path.glob("*/*")]
         return sorted(path.relative_to(self.path).as_posix() for path in found if path.is_file())
+
+    def folders(self) -> list[str]:
+        """Return the folders here."""
+        return sorted(path.name for path in self.path.iterdir() if path.is_dir())
+
+    def inside(self, name: str) -> "LocalFolder":
+        """Return a folder of this one."""
+        return LocalFolder(str(Path(self.source) / name), self.path / name)
+
+    def above(self) -> "LocalFolder | None":
+        """Return the folder that this one is in."""
+        path = self.path.absolute()
+        return None if path.parent == path else LocalFolder(str(path.parent), path.parent)
 
     def fetch(self, name: str) -> Path:
         """Return the file."""
@@ -137,6 +166,25 @@ class HubFolder:
         inside = [name.removeprefix(self.prefix) for name in self.files if name.startswith(self.prefix)]
         return sorted(name for name in inside if name.count("/") <= 1)
 
+    def folders(self) -> list[str]:
+        """Return the folders here."""
+        inside = [name.removeprefix(self.prefix) for name in self.files if name.startswith(self.prefix)]
+        return sorted({name.split("/")[0] for name in inside if "/" in name})
+
+    def inside(self, name: str) -> "HubFolder":
+        """Return a folder of this one."""
+        return self._at(f"{self.prefix}{name}/")
+
+    def above(self) -> "HubFolder | None":
+        """Return the folder that this one is in, if it is in the repository."""
+        if not self.prefix:
+            return None
+        above = self.prefix[:-1].rpartition("/")[0]
+        return self._at(f"{above}/" if above else "")
+
+    def _at(self, prefix: str) -> "HubFolder":
+        return replace(self, source=f"hub:{self.repository}/{prefix}".rstrip("/"), prefix=prefix)
+
     def fetch(self, name: str) -> Path:
         """Download the file, unless it has been before."""
         hub = _hub()
@@ -156,12 +204,46 @@ class HubFolder:
         return Head(tensors, dict(found.metadata), 0)
 
 
+def read_text(folder: Folder, name: str) -> str:
+    """Read a file of text.
+
+    Raises:
+        WeightsError: something else stands in its place.
+    """
+    path = folder.fetch(name)
+    refuse_stand_in(path)
+    return path.read_text(encoding="utf-8")
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Refuse a pointer of Git LFS, and a web page, which downloads leave in the place of a file.
+
+    Raises:
+        WeightsError: it is one of them.
+    """
+    with path.open("rb") as file:
+        begin = file.read(512)
+    if begin.startswith(POINTER):
+        size = re.search(rb"size (\d+)", begin)
+        meant = f" of {int(size[1]):,} bytes" if size else ""
+        raise WeightsError(
+            f"{path} is a Git LFS pointer: {path.stat().st_size} bytes that stand for the file{meant}, which was not "
+            "downloaded. Type git lfs pull in its folder, or download it with: hf download OWNER/NAME"
+        )
+    if PAGE.match(begin):
+        raise WeightsError(
+            f"{path} is a web page, saved under the name of the file: most often one that asks to log in. Download the "
+            "file again, with: hf download OWNER/NAME"
+        )
+
+
 def read_head(path: Path) -> Head:
     """Read the head of a safetensors file, and check that the file is as long as it should be.
 
     Raises:
         WeightsError: it is not a whole safetensors file.
     """
+    refuse_stand_in(path)
     size = path.stat().st_size
     try:
         with path.open("rb") as file:

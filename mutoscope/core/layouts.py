@@ -8,9 +8,11 @@ tensor is in memory at a time.
 """
 
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,18 +20,20 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mutoscope.core.checkpoint import TYPES, Checkpoint, Header, as_bytes
 from mutoscope.core.errors import WeightsError
 from mutoscope.core.files import replacing, replacing_folder
+from mutoscope.core.tensors import TYPES, Checkpoint, Header, as_bytes
 from mutoscope.core.weights import Key, describe, few, joined, parted, summary
 
 Layout = Literal["official", "diffusers", "mutoscope"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-# What stands before every name of one network where a file holds it as a part of something larger.
-PREFIXES = ("", "model.", "module.", "vae.", "model.diffusion_model.", "first_stage_model.")
+# Parts of names that torch.compile, FSDP and activation checkpointing put in, before a name or within it.
+WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_fpw_module)\.")
+AVERAGES = re.compile(r"ema|average|shadow", re.IGNORECASE)  # in what stands before the names of averaged weights
+LORA = re.compile(r"[._](lora_?(a|b|up|down|mid|unet|te)?|hada_w\d|lokr_w\d|dora_scale)([._]|$)|^lora_", re.IGNORECASE)
 STEMS: Mapping[Layout, str] = {"diffusers": "diffusion_pytorch_model"}  # what diffusers looks for; else "model"
 FOLDERS: Mapping[str, tuple[str, ...]] = {  # where published folders hold their components
-    "transformer": ("transformer", "transformers", "unet"),
+    "transformer": ("transformer", "transformers", "unet", "diffusion_models"),
     "autoencoder": ("vae",),
 }
 NAMES = {dtype: name for name, dtype in TYPES.items()}
@@ -78,20 +82,22 @@ def recognise(
         WeightsError: names are missing or unknown, or shapes differ. Says which layout it seems to be.
     """
     layouts = {**layouts, "mutoscope": [Key(name, (name,)) for name in own]}
-    names = checkpoint.headers.keys()
-    prefixes = [prefix for prefix in PREFIXES if not prefix or any(name.startswith(prefix) for name in names)]
-    candidates = [
-        Match(checkpoint.under(prefix), layout, keys) for prefix in prefixes for layout, keys in layouts.items()
+    unwrapped = _unwrapped(checkpoint)
+    found = [
+        Match(unwrapped.under(prefix), layout, keys)
+        for layout, keys in layouts.items()
+        for prefix in _prefixes(unwrapped, {name for key in keys for name in key.theirs})
     ]
-    known, _, match = max(
-        ((len(wanted & given), -len(wanted ^ given), match) for wanted, given, match in map(_named, candidates)),
-        key=lambda found: found[:2],
-    )
-    if not known:
+    if not found:
+        _refuse_lora(checkpoint, what)
         raise WeightsError(
             f"{checkpoint.source} has none of the names of {what}, in any layout ({', '.join(layouts)}): it begins "
-            f"with {few(sorted(names)) or 'nothing'}. Choose the model and the component that it was made for."
+            f"with {few(sorted(checkpoint.headers)) or 'nothing'}. Choose the model and the component that it was made "
+            "for."
         )
+    match = max(found, key=_likeness)
+    if match.checkpoint.flattens:
+        match = replace(match, checkpoint=_unflattened(match, own))
     wanted, given, _ = _named(match)
     headers = match.checkpoint.headers
     problems = {"missing": sorted(wanted - given), "unknown": sorted(given - wanted)}
@@ -100,6 +106,7 @@ def recognise(
         problem for key in whole for problem in _misfit(key, headers, own[key.ours])
     ]
     if any(problems.values()):
+        _refuse_lora(checkpoint, what)
         raise WeightsError(
             f"{checkpoint.source} does not fit {what}: it looks like the {match.layout} layout, but of its tensors "
             f"{summary(problems)}. Choose the model that it was made for."
@@ -114,6 +121,9 @@ def fill(module: nn.Module, match: Match, device: torch.device | str = "cpu") ->
         module: the network that `match` was made for. What of it is on the meta device is made first.
         match: the weights.
         device: where to make what is on the meta device.
+
+    Raises:
+        WeightsError: a number is not finite.
     """
     with torch.no_grad():
         for key in match.keys:
@@ -125,6 +135,11 @@ def fill(module: nn.Module, match: Match, device: torch.device | str = "cpu") ->
                 is_buffer = name in owner._buffers
                 setattr(owner, name, own if is_buffer else nn.Parameter(own, getattr(owner, name).requires_grad))
             own.copy_(match.read(key))
+            if own.is_floating_point() and not own.sum(dtype=torch.float32).isfinite():
+                raise WeightsError(
+                    f"{match.checkpoint.source} holds numbers that are not finite, in {few(key.theirs)}: damaged, "
+                    "or from a training that diverged. Use another file."
+                )
     if left := [name for name, buffer in module.named_buffers() if buffer.is_meta]:
         raise RuntimeError(f"{type(module).__name__} keeps {left} outside its state: compute them where they are used")
 
@@ -240,6 +255,68 @@ def _write(
 
 def _named(match: Match) -> tuple[set[str], set[str], Match]:
     return {name for key in match.keys for name in key.theirs}, set(match.checkpoint.headers), match
+
+
+def _likeness(match: Match) -> tuple[int, int]:
+    """Say how many names fit, and then how few do not."""
+    wanted, given, _ = _named(match)
+    return len(wanted & given), -len(wanted ^ given)
+
+
+def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the same tensors without what compilers and wrappers put into their names, unless two would be one."""
+    names = {WRAPPERS.sub("", name): name for name in checkpoint.headers}
+    return checkpoint.renamed(names) if len(names) == len(checkpoint.headers) else checkpoint
+
+
+def _prefixes(checkpoint: Checkpoint, wanted: set[str]) -> list[str]:
+    """Return what stands before the names of a network where a file holds it as a part of something larger.
+
+    Whatever it is, such as ``model.diffusion_model.``: what comes before most of the names that are wanted.
+
+    Raises:
+        WeightsError: there are several networks of these names in the file, and none of them is an average of another.
+    """
+    counts = Counter(
+        name[:start]
+        for name in checkpoint.headers
+        for start in (0, *(dot + 1 for dot, letter in enumerate(name) if letter == "."))
+        if name[start:] in wanted
+    )
+    most = max(counts.values(), default=0)
+    prefixes = [prefix for prefix, count in counts.items() if count == most]
+    if most < len(wanted) or len(prefixes) == 1:
+        return prefixes
+    plain = [prefix for prefix in prefixes if not AVERAGES.search(prefix)]
+    if len(plain) != 1:
+        raise WeightsError(
+            f"{checkpoint.source} holds {len(prefixes)} networks of the same names, under "
+            f"{', '.join(prefix or 'no prefix' for prefix in prefixes)}. Name one of them (--entry)."
+        )
+    return plain
+
+
+def _unflattened(match: Match, own: Mapping[str, Header]) -> Checkpoint:
+    """Give tensors that lost axes in a GGUF file the shape that the network needs, where the elements are as many."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key in match.keys:
+        needed = own[key.ours].shape
+        for name, count in zip(key.theirs, key.rows or needed[:1] or (1,), strict=True):
+            header, shape = match.checkpoint.headers.get(name), (count, *needed[1:]) if needed else ()
+            if header is not None and torch.Size(header.shape).numel() == torch.Size(shape).numel() and len(shape) > 2:
+                shapes[name] = shape
+    return match.checkpoint.shaped(shapes)
+
+
+def _refuse_lora(checkpoint: Checkpoint, what: str) -> None:
+    """Refuse what changes a network and is none."""
+    names = [name for name in checkpoint.headers if LORA.search(name)]
+    if 2 * len(names) > len(checkpoint.headers):
+        raise WeightsError(
+            f"{checkpoint.source} is a LoRA ({few(sorted(names))}): a change of {what}, not its weights. "
+            "Merge it into the full weights first (in diffusers: load_lora_weights, fuse_lora, save_pretrained) and "
+            "give the result."
+        )
 
 
 def _joined_header(parts: Sequence[Header]) -> Header:

@@ -44,7 +44,11 @@ class Model(Protocol):
     """What is measured: `pipeline.System`, or anything that generates like it."""
 
     name: str
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what it was read from; empty if that was no file."""
+        ...
 
     @property
     def autoencoder(self) -> Autoencoder:

@@ -18,7 +18,7 @@ token. In the last block the text asks nothing, so one tensor of the published w
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mutoscope.autoencoders.wan import WanAutoencoder
+from mutoscope.core import config as configs
 from mutoscope.core.errors import RecipeError
 from mutoscope.core.weights import Key
 from mutoscope.diffusion.flow import FlowMatching
@@ -416,6 +417,30 @@ def _stream_names(ours: str, index: int, stream: str, ends: bool) -> Iterator[tu
         yield f"{ours}.mlp.down", (f"{folder}.{mlp}.net.2",), f"{file}.mlp.fc2"
 
 
+def configured(config: Config, published: Mapping[str, Any]) -> Config:
+    """Change a config to what a config.json of diffusers says.
+
+    Raises:
+        RecipeError: a value does not fit.
+    """
+    plain = dict(published)
+    if "patch_size" in plain:
+        plain["patches"] = [1, plain["patch_size"], plain["patch_size"]]
+    return configs.changed(config, plain, PUBLISHED)
+
+
+PUBLISHED = MappingProxyType(  # what a config.json of diffusers calls our values
+    {
+        "num_layers": "depth",
+        "num_attention_heads": "num_heads",
+        "attention_head_dim": "head_dim",
+        "patches": "patch_size",
+        "in_channels": "latent_channels",
+        "joint_attention_dim": "text_dim",
+        "pooled_projection_dim": "pooled_dim",
+    }
+)
+
 FAMILY = Family(
     name="contentv",
     network=ContentV,
@@ -434,6 +459,7 @@ FAMILY = Family(
     masks_text=False,
     unused=unused,
     negative=NEGATIVE,
+    configured=configured,
     quantized=("blocks.", "last."),  # our own; none were published
     release=Release(
         weights=MappingProxyType({"8B": ("hub:ByteDance/ContentV-8B",)}),

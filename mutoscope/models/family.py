@@ -175,10 +175,12 @@ class Reader:
         load: (folder with text encoders and tokenizers) -> the encoder.
         settings: all that decides how it encodes besides what is in the folder; remembered encodings are told apart by
             them.
+        folders: names or patterns of what it reads in that folder.
     """
 
     load: Callable[[Path], Encoder]
     settings: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ("text_encoder*", "tokenizer*")
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,8 @@ class Family:
             as `placement.quantize` does it.
         reader: (config, file with the template of prompts, or None) -> how its prompts are read; None if ``load`` of
             the encoder says it all, and there is no template.
+        configured: (config, a published config.json of such a network) -> the config of that network; None if there is
+            no such JSON.
     """
 
     name: str
@@ -258,6 +262,7 @@ class Family:
     speaks: bool = False
     quantized: Sequence[str] = ()
     reader: Callable[[Any, Path | None], Reader] | None = None
+    configured: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
     def guidance_around(self, config: Any, guidance: Guidance) -> Guidance:
         """Return what of a guidance is left to do around the network, by calling it with less than it could see."""

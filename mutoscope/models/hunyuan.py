@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mutoscope.autoencoders.hunyuan import HunyuanAutoencoder
+from mutoscope.core import config as configs
 from mutoscope.core.errors import RecipeError, RequestError
 from mutoscope.core.weights import Key
 from mutoscope.diffusion.flow import FlowMatching
@@ -589,6 +590,23 @@ def tell(config: Config, cond: Condition, guidance: float, image: Float[Tensor, 
     return replace(cond, guidance=torch.full_like(cond.guidance, guidance))
 
 
+def configured(config: Config, published: Mapping[str, Any]) -> Config:
+    """Change a config to what a config.json of diffusers says.
+
+    Raises:
+        RecipeError: a value does not fit, or the network is another.
+    """
+    plain = dict(published)
+    refiners = plain.pop("num_refiner_layers", REFINER_BLOCKS)
+    if refiners != REFINER_BLOCKS:
+        raise RecipeError(f"config.json has num_refiner_layers={refiners}; this network has {REFINER_BLOCKS}.")
+    if {"num_attention_heads", "attention_head_dim"} <= plain.keys():
+        plain["dim"] = plain["num_attention_heads"] * plain["attention_head_dim"]
+    if {"patch_size", "patch_size_t"} <= plain.keys():
+        plain["patches"] = [plain["patch_size_t"], plain["patch_size"], plain["patch_size"]]
+    return configs.changed(config, plain, PUBLISHED)
+
+
 def reader(config: Config, template: Path | None) -> Reader:
     """Say how prompts are read: in the published template for videos, or in one from a file."""
     del config
@@ -596,6 +614,22 @@ def reader(config: Config, template: Path | None) -> Reader:
     return Reader(lambda path: LlamaClip.load(path, around), (around.text,))
 
 
+PUBLISHED = MappingProxyType(  # what a config.json of diffusers calls our values; two are put together in `configured`
+    {
+        "num_layers": "depth",
+        "num_single_layers": "single_depth",
+        "dim": "dim",
+        "num_attention_heads": "num_heads",
+        "rope_axes_dim": "rope_dims",
+        "mlp_ratio": "mlp_ratio",
+        "rope_theta": "rope_theta",
+        "patches": "patch_size",
+        "out_channels": "latent_channels",
+        "text_embed_dim": "text_dim",
+        "pooled_projection_dim": "pooled_dim",
+        "guidance_embeds": "embeds_guidance",
+    }
+)
 _Names = Mapping[str, tuple[str, str]]  # a module of ours -> its official name, its name or names in diffusers
 
 _OUTER: _Names = {
@@ -704,6 +738,7 @@ FAMILY = Family(
     tell=tell,
     negative=NEGATIVE,
     reader=reader,
+    configured=configured,
     quantized=("doubles.", "singles."),  # as in the published fp8 file
     release=Release(
         weights=MappingProxyType(

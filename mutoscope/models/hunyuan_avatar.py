@@ -34,7 +34,7 @@ from mutoscope.diffusion.flow import FlowMatching
 from mutoscope.diffusion.guidance import Guidance
 from mutoscope.encoders.base import TextTokens
 from mutoscope.encoders.llm import published_template, read_template
-from mutoscope.encoders.person import LOOKS, PersonClip
+from mutoscope.encoders.person import FOLDERS, LOOKS, PersonClip
 from mutoscope.models import hunyuan
 from mutoscope.models.family import Accepts, Clips, Facts, Family, Reader, Release, Sampling
 from mutoscope.models.hunyuan import FREQUENCIES, Hunyuan, Layout, PatchEmbed
@@ -350,7 +350,7 @@ def reader(config: Config, template: Path | None) -> Reader:
     """Say how prompts are read: in HunyuanVideo's template, with the person that they are about."""
     del config
     around = published_template("video") if template is None else read_template(template, ("video",))
-    return Reader(lambda path: PersonClip.load(path, around), (around.text, LOOKS))
+    return Reader(lambda path: PersonClip.load(path, around), (around.text, LOOKS), FOLDERS)
 
 
 _OWN = {  # our modules -> their official names

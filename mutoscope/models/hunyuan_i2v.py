@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -268,6 +268,15 @@ def start(
     return torch.cat([image, state[:, :, 1:]], dim=2) if config.image == "replace" else state
 
 
+def configured(config: Config, published: Mapping[str, Any]) -> Config:
+    """Change a config to what a config.json of diffusers says; how the picture comes in stays as the preset has it.
+
+    Raises:
+        RecipeError: a value does not fit, or the network is another.
+    """
+    return replace(config, base=hunyuan.configured(config.base, published))
+
+
 def reader(config: Config, template: Path | None) -> Reader:
     """Say how prompts are read: in the published template with a place for the picture, or in one from a file."""
     stride = STRIDE[config.image]
@@ -325,6 +334,7 @@ FAMILY = Family(
     negative=NEGATIVE,
     sees_pictures=True,
     reader=reader,
+    configured=configured,
     quantized=("base.doubles.", "base.singles."),  # as `hunyuan`
     release=Release(
         weights=MappingProxyType(

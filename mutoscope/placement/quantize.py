@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mutoscope.core.checkpoint import Header
 from mutoscope.core.errors import RequestError
 from mutoscope.core.layouts import Match
+from mutoscope.core.tensors import Header
 from mutoscope.core.weights import Key
 
 Quantize = Literal["fp8"]

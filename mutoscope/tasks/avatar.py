@@ -25,7 +25,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -35,11 +34,13 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from mutoscope import loading as loading_of
 from mutoscope.autoencoders.base import Size as PixelSize
 from mutoscope.autoencoders.base import nearest_multiple
 from mutoscope.core import folders, rng
 from mutoscope.core.device import find_device
-from mutoscope.core.errors import RequestError
+from mutoscope.core.errors import RequestError, WeightsError
+from mutoscope.core.places import folder_with
 from mutoscope.core.video import Audio, Video
 from mutoscope.diffusion.guidance import Guidance, guide
 from mutoscope.diffusion.samplers import OnStep
@@ -47,23 +48,12 @@ from mutoscope.diffusion.schedule import grid
 from mutoscope.diffusion.windows import average, windows
 from mutoscope.encoders.audio import Ear, frames_in, samples_of
 from mutoscope.encoders.base import SeeingEncoder
-from mutoscope.encoders.person import FOLDERS
+from mutoscope.loading import Loading
 from mutoscope.models import hunyuan
 from mutoscope.models.family import Sampling
 from mutoscope.models.hunyuan import Layout
 from mutoscope.models.hunyuan_avatar import EXPRESSION, POSE, VIDEO_FRAMES, Condition, HunyuanAvatar, condition
-from mutoscope.pipeline import (
-    SAMPLERS,
-    Places,
-    Size,
-    Stream,
-    System,
-    dtype_of,
-    load_published,
-    outline,
-)
-from mutoscope.placement.offload import Offload
-from mutoscope.placement.quantize import Quantize
+from mutoscope.pipeline import SAMPLERS, Size, Stream, System, dtype_of
 from mutoscope.plan import Way, Workload
 
 WINDOW = 33  # latent frames that the network makes at once
@@ -75,6 +65,7 @@ PROMPT_FLOOR, VOICE_FLOOR, VOICE_RISE = 2.0, 3.5, 3.0  # of the scales of guidan
 EARLY_FACE = 0.6  # of the mask of the face, in those first steps
 PLANNED = 50  # steps for which the published plan of skipped ones was made
 FACE_AREA = 3.0  # times the area of a face is moved by the voice
+EAR = "whisper-tiny"  # folder of what hears
 SIDE_STEP = 64  # pixels, of which sides chosen here are multiples
 PREFIX = "Authentic, Realistic, Natural, High-quality, Lens-Fixed, "  # that the published code puts before a prompt
 
@@ -544,43 +535,31 @@ def latent_mask(mask: Bool[np.ndarray, "H W"], h: int, w: int) -> Float[Tensor, 
 # ---- loading ---------------------------------------------------------------------------------------------------------
 
 
-def load(
-    name: str = "hunyuan-avatar",
-    device: str | torch.device | None = None,
-    *,
-    published: str | None = None,
-    offload: Offload = "none",
-    template: Path | None = None,
-    quantize: Quantize | None = None,
-) -> tuple[System, Ear]:
+def load(name: str = "hunyuan-avatar", loading: Loading = Loading()) -> tuple[System, Ear]:
     """Load HunyuanVideo-Avatar with its autoencoder, text encoder and ear.
 
-    The text encoder is loaded when there is a prompt to encode that it has not encoded before with the same picture on
+    The text encoder is loaded when there is a prompt to encode that it has not encoded before with the same image on
     this machine: see `encoders.cache`.
 
     Args:
         name: of the model.
-        device: where to run; the fastest there is, if not given.
-        published: where the weights are, if not on the hub: a folder as released, with ``hunyuan-video-t2v-720p``,
-            ``llava_llama_image``, ``text_encoder_2`` and ``whisper-tiny``.
-        offload: as `pipeline.load` has it; the ear, which is small, stays on the device.
-        template: the same.
-        quantize: the same.
+        loading: where its parts are, and how they are kept. The ear, ``whisper-tiny``, is looked for beside the text
+            encoders and the network; it is small, and stays on the device.
 
     Raises:
         RequestError: it is another model, or its template is not to be had.
         WeightsError: there are no weights for it, or they are damaged.
         MissingExtra: they are to be downloaded, and huggingface_hub is not installed.
     """
-    device = find_device(device)
-    found = outline(name)
-    release = found.release
-    if not found.family.speaks or release is None:
-        raise RequestError(f"{name} is no released model that speaks. Use hunyuan-avatar.")
-    inner = release.weights[cast(str, found.preset)][0]
-    root, _, folder = inner.rpartition("/")
-    if published is not None:
-        root, inner = published, f"{published}/{folder}"
+    found = loading_of.outline(name, loading)
+    if not found.family.speaks or found.release is None:
+        raise RequestError(f"{name} is no released model that makes an avatar speak. Use hunyuan-avatar.")
     # First the ear, which is small: what is wrong with it is found before the network is read.
-    ear = Ear.load(folders.bring(root, ("whisper-tiny",)) / "whisper-tiny", dtype=torch.float32).to(device)
-    return load_published(found, release, Places(inner, inner, root, FOLDERS), device, offload, template, quantize), ear
+    sources = filter(None, (loading.text_encoders, loading_of.source_of(name, loading), loading_of.source_of(name)))
+    around = (folder for source in sources if (folder := folder_with(source, (EAR,))) is not None)
+    folder = next(around, None)
+    if folder is None:
+        raise WeightsError(f"there is no {EAR} around the weights of {name}. Put its folder beside text_encoder_2.")
+    device = find_device(loading.device)
+    ear = Ear.load(folders.bring(folder.source, (EAR,)) / EAR, dtype=torch.float32).to(device)
+    return loading_of.load(name, loading=loading), ear

@@ -339,7 +339,7 @@ class Denoising(Objective):
         self.encoder.compile()
 
     def export(self, ema: nn.Module, path: Path) -> None:
-        """Write the averaged weights in bfloat16 with all that `pipeline.load` needs, its companions beside them."""
+        """Write the averaged weights in bfloat16 with all that `loading.load` needs, its companions beside them."""
         own_size = self.size
         size = {"num_frames": own_size.num_frames, "height": own_size.height, "width": own_size.width}
         for own, name in ((self.settings.autoencoder, AUTOENCODER), (self.settings.encoder, ENCODER)):

@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 
 from mutoscope.apps.conversion import Component, ConvertJob, _component, convert
 from mutoscope.core import weights
-from mutoscope.core.checkpoint import Checkpoint, Header
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.layouts import Layout, recognise
+from mutoscope.core.tensors import Checkpoint, Header
+from mutoscope.loading import Loading
 from mutoscope.models import stiv
 from tests.published_toy import keys, publish
 from tests.toy_system import toy_system
@@ -52,7 +53,7 @@ def test_published_names_are_recognised_at_full_size(
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConvertJob:
     publish(tmp_path / "film", monkeypatch)
-    return ConvertJob("stiv/tiny", str(tmp_path / "film"), tmp_path / "out", "official")
+    return ConvertJob("stiv/tiny", Loading(weights=str(tmp_path / "film")), tmp_path / "out", "official")
 
 
 @pytest.mark.parametrize("layout", ["official", "diffusers", "mutoscope"])
@@ -73,7 +74,12 @@ def test_pt_file_is_converted_without_being_unpickled_whole(job: ConvertJob, tmp
     ema = {name: tensor + 1 for name, tensor in theirs.items()}
     torch.save({"module": theirs, "ema": ema}, tmp_path / "w.pt")
     files, found = convert(
-        replace(job, source=str(tmp_path / "w.pt"), layout="diffusers", entry="ema", out=tmp_path / "ema.safetensors"),
+        replace(
+            job,
+            loading=Loading(weights=str(tmp_path / "w.pt"), entry="ema"),
+            layout="diffusers",
+            out=tmp_path / "ema.safetensors",
+        ),
         quiet=True,
     )
     assert found == "official"
@@ -90,7 +96,7 @@ def test_our_file_says_which_network_it_holds_and_refuses_another(job: ConvertJo
     other = json.loads(metadata["config"]) | {"rope_grid": [1, 2, 3]}
     weights.save(ours, weights.read(ours)[0], metadata | {"config": json.dumps(other)})
     with pytest.raises(WeightsError, match="made for another transformer than that of stiv/tiny: they differ in rope_"):
-        convert(replace(job, source=str(ours)), quiet=True)
+        convert(replace(job, loading=Loading(weights=str(ours))), quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from mutoscope.apps.jobs import GenerateJob, generate
 from mutoscope.autoencoders.toy import ToyAutoencoder
 from mutoscope.core.errors import MediaError, RequestError
 from mutoscope.core.video import Video
+from mutoscope.loading import Loading
 from mutoscope.pipeline import Request, System
 from tests.toy_system import toy_system
 
@@ -268,7 +269,7 @@ def test_what_has_no_room_is_refused_before_loading_unless_forced(
     monkeypatch.setattr(jobs, "load", lambda name, *_, **__: loads.append(name) or system)
     monkeypatch.setattr(jobs, "available_bytes", lambda _: 50_000_000)
     job = replace(job, request=replace(job.request, restarts=0))
-    great = replace(job, model="stiv/toy", device="cpu", request=replace(job.request, num_frames=160))
+    great = replace(job, model="stiv/toy", loading=Loading("cpu"), request=replace(job.request, num_frames=160))
     with pytest.raises(RequestError, match=r"stiv/toy at 64x64x160 needs .*, you have 50\.0 MB: use \d+x\d+x\d+"):
         generate(replace(great, request=replace(great.request, steps=10**6)), quiet=True)
     assert loads == []
@@ -296,7 +297,7 @@ def test_way_to_decode_follows_the_memory_and_is_told(
     record = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
     assert record["notes"][-1].startswith(told)
     assert options_of(record["command"])["--decode"] == "tiled"
-    (asked,) = generate(replace(job, decode="exact"), system)
+    (asked,) = generate(replace(job, loading=Loading(decode="exact")), system)
     monkeypatch.setattr(plan, "available_bytes", lambda _: 10**9)
     (fits,) = generate(job, system)
     assert told not in capsys.readouterr().err
@@ -309,10 +310,12 @@ def test_tiles_are_refused_before_loading_where_there_are_none(
 ) -> None:
     monkeypatch.setattr(jobs, "load", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(RequestError, match="decodes exactly and not in tiles"):
-        generate(replace(job, model="stiv/toy", decode="tiled"), quiet=True)
+        generate(replace(job, model="stiv/toy", loading=Loading(decode="tiled")), quiet=True)
 
 
 def test_sidecar_names_where_weights_came_from_and_how_they_fitted(system: System, job: GenerateJob) -> None:
-    (path,) = generate(replace(job, published="there", offload="component", force=True), system, quiet=True)
+    (path,) = generate(
+        replace(job, loading=Loading(weights="there", offload="component"), force=True), system, quiet=True
+    )
     command = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))["command"]
     assert command[-6:] == ["--weights", "there", "--offload", "component", "--force", "--overwrite"]

@@ -13,6 +13,7 @@ from mutoscope.apps import cli
 from mutoscope.apps.jobs import GenerateJob, face_box, generate
 from mutoscope.core.errors import RequestError, WeightsError
 from mutoscope.core.video import Video
+from mutoscope.loading import Loading
 from mutoscope.pipeline import Request
 from mutoscope.tasks import avatar, faces
 from mutoscope.tasks.avatar import Box
@@ -28,7 +29,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateJob:
     Video.from_array(picture[None].repeat(3, 0), 8).with_audio(voice(6.5)).save(tmp_path / "voice.mp4")
     request = Request("a man speaks", height=32, width=32, steps=1, seed=3)
     files: dict[str, Any] = {"image": tmp_path / "face.png", "audio": tmp_path / "voice.mp4", "out": tmp_path / "out"}
-    return GenerateJob(request, "hunyuan-avatar", force=True, device="cpu", **files)
+    return GenerateJob(request, "hunyuan-avatar", force=True, loading=Loading("cpu"), **files)
 
 
 def test_somebody_speaks_for_as_long_as_the_voice_and_the_command_makes_it_again(

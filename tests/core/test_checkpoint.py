@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from mutoscope.core import folders
-from mutoscope.core.checkpoint import Header, as_bytes, open_checkpoint
+from mutoscope.core.checkpoint import open_checkpoint
 from mutoscope.core.errors import MissingExtra, WeightsError
+from mutoscope.core.tensors import Header, as_bytes
 from tests.core.hub import stand_in
 
 TENSORS = {
@@ -71,10 +72,15 @@ def test_config_beside_the_weights_is_read(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path, within=("transformer",)).config == {"num_layers": 2}
 
 
-@pytest.mark.parametrize("nested", [None, "module", "ema", "state_dict"])
+NESTED = [None, "module", "ema", "state_dict", "model_state_dict", "ema_state_dict", "params_ema", "weights.of_net"]
+
+
+@pytest.mark.parametrize("nested", NESTED)
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_file_of_torch_save_gives_back_every_bit(tmp_path: Path, nested: str | None, is_zip: bool) -> None:
-    state = {nested: TENSORS} if nested else TENSORS
+    state: dict[str, Any] = dict(TENSORS)
+    for entry in reversed(nested.split(".") if nested else []):
+        state = {entry: state, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}
     torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=is_zip)
     assert_holds(tmp_path / "w.pt", TENSORS)
 
@@ -83,8 +89,21 @@ def test_entry_chooses_among_several_sets_of_weights(tmp_path: Path) -> None:
     torch.save({"ema": {"a": torch.ones(2)}, "module": {"a": torch.zeros(2)}}, tmp_path / "w.pt")
     assert_holds(tmp_path / "w.pt", {"a": torch.zeros(2)})
     assert_holds(tmp_path / "w.pt", {"a": torch.ones(2)}, entry="ema")
-    with pytest.raises(WeightsError, match=r"has no entry 'best'. It has: module, ema"):
+    with pytest.raises(WeightsError, match=r"has no entry 'best'. It has: ema, module"):
         open_checkpoint(tmp_path / "w.pt", entry="best")
+    torch.save({"student": {"a": torch.ones(2)}, "teacher": {"a": torch.zeros(2)}}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"2 sets of tensors: student, teacher\. Name one of them \(--entry\)"):
+        open_checkpoint(tmp_path / "w.pt")
+
+
+def test_entry_may_be_what_the_names_begin_with(tmp_path: Path) -> None:
+    tensors = {"ema.a": torch.ones(2), "net.a": torch.zeros(2)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    torch.save(tensors, tmp_path / "w.pt")
+    for path in tmp_path.iterdir():
+        assert_holds(path, {"a": torch.ones(2)}, entry="ema")
+        with pytest.raises(WeightsError, match="no entry 'best'"):
+            open_checkpoint(path, entry="best")
 
 
 def test_file_that_could_run_code_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -107,9 +126,6 @@ def test_float8_without_its_scales_is_refused(tmp_path: Path) -> None:
     torch.save(small, tmp_path / "w_fp8.pt")
     with pytest.raises(WeightsError, match=r"without scales\. Put w_fp8_map\.pt beside it"):
         open_checkpoint(tmp_path / "w_fp8.pt")
-    save_file(small, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match=r"1 tensors as float8, fc.weight first, without scales"):
-        open_checkpoint(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("size", [0, 4, 40, -1])
@@ -121,6 +137,17 @@ def test_truncated_file_is_found_before_anything_is_read(tmp_path: Path, name: s
     with pytest.raises(WeightsError, match="is not a whole") as error:
         open_checkpoint(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.bin", "w.gguf"])
+def test_what_stands_in_the_place_of_a_file_is_called_by_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 25600000000\n")
+    with pytest.raises(WeightsError, match=r"Git LFS pointer: \d+ bytes .* of 25,600,000,000 bytes.* git lfs pull"):
+        open_checkpoint(path)
+    path.write_text("\n<!DOCTYPE html><html>log in</html>")
+    with pytest.raises(WeightsError, match="is a web page, saved under the name of the file"):
+        open_checkpoint(path)
 
 
 @pytest.mark.parametrize("index", [True, False])
@@ -138,9 +165,9 @@ def test_truncated_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_several_sets_of_weights_are_not_guessed_between(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "model.fp16.safetensors"):
+    for name in ("model.fp16.safetensors", "model.ema.safetensors"):
         save_file({"a": torch.ones(1)}, tmp_path / name)
-    with pytest.raises(WeightsError, match=r"several sets of weights: model\.fp16\.safetensors, model\.safetensors"):
+    with pytest.raises(WeightsError, match=r"several sets of weights: model\.ema\.safetensors, model\.fp16"):
         open_checkpoint(tmp_path)
 
 

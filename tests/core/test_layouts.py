@@ -14,6 +14,7 @@ from mutoscope.core.checkpoint import open_checkpoint
 from mutoscope.core.errors import MutoscopeError, WeightsError
 from mutoscope.core.layouts import Layout, Match, convert, fill, headers_of, recognise
 from mutoscope.core.weights import Key
+from tests.core.gguf_writer import write_gguf
 from tests.core.hub import stand_in
 
 DIM = 4
@@ -68,18 +69,98 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "module.module.",
+        "transformer.",
+        "diffusion_model.",
+        "model.diffusion_model.",
+        "net.",
+        "ema_model.",
+        "model.model.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "_fsdp_wrapped_module._checkpoint_wrapped_module.",
+        "pipe.some_name.",
+    ],
+)
 def test_layout_is_told_by_names_and_fills_the_same_network(
     net: Net, tmp_path: Path, layout: Layout, prefix: str
 ) -> None:
     tensors = {prefix + name: tensor.contiguous() for name, tensor in theirs(net, layout).items()}
-    others = {"first_stage_model.x": torch.ones(1)} if prefix else {}
+    others = {"first_stage_model.x": torch.ones(1)} if prefix and prefix[0] != "_" else {}
     save_file(tensors | others, tmp_path / "w.safetensors")
     match = recognised(tmp_path / "w.safetensors")
     assert match.layout == layout
     filled = Net()
     fill(filled, match)
     assert same(filled.state_dict(), net.state_dict())
+
+
+def test_wrappers_within_names_are_left_out(net: Net, tmp_path: Path) -> None:
+    tensors = {
+        f"model.{name.replace('.', '._checkpoint_wrapped_module.', 1)}": t for name, t in net.state_dict().items()
+    }
+    save_file(tensors, tmp_path / "w.safetensors")
+    filled = Net()
+    fill(filled, recognised(tmp_path / "w.safetensors"))
+    assert same(filled.state_dict(), net.state_dict())
+
+
+def test_of_two_networks_in_a_file_the_average_is_left_and_others_are_not_guessed(net: Net, tmp_path: Path) -> None:
+    other = {name: torch.zeros_like(tensor) for name, tensor in net.state_dict().items()}
+
+    def write(first: str, second: str) -> Path:
+        tensors = {f"{first}.{k}": v for k, v in net.state_dict().items()} | {
+            f"{second}.{k}": v for k, v in other.items()
+        }
+        save_file(tensors, tmp_path / "w.safetensors")
+        return tmp_path / "w.safetensors"
+
+    filled = Net()
+    fill(filled, recognised(write("model", "ema_model")))
+    assert same(filled.state_dict(), net.state_dict())
+    averaged = recognise(
+        open_checkpoint(write("m", "ema_model"), entry="ema_model"), headers_of(Net()), KEYS, what="net"
+    )
+    fill(filled, averaged)
+    assert same(filled.state_dict(), other)
+    with pytest.raises(WeightsError, match=r"2 networks of the same names, under student\., teacher\.\. Name one"):
+        recognised(write("student", "teacher"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("attn.qkv.lora_A.weight", "attn.qkv.lora_B.weight"),
+        ("diffusion_model.attn.qkv.lora_down.weight", "diffusion_model.attn.qkv.lora_up.weight"),
+        ("lora_unet_attn_qkv.lora_up.weight", "lora_unet_attn_qkv.lora_down.weight", "lora_unet_attn_qkv.alpha"),
+        ("attn.qkv.hada_w1_a", "attn.qkv.hada_w2_a"),
+    ],
+)
+def test_lora_is_called_by_its_name(names: Sequence[str], tmp_path: Path) -> None:
+    save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"is a LoRA \(.*Merge it into the full weights first"):
+        recognised(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(net: Net, tmp_path: Path, number: float) -> None:
+    net.head.bias.data[1] = number
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"not finite, in head\.bias"):
+        fill(Net(), recognised(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("says_shape", [True, False])
+def test_axes_that_a_gguf_file_lost_come_back(tmp_path: Path, says_shape: bool) -> None:
+    pytest.importorskip("gguf")
+    conv, filled = nn.Conv3d(3, 4, 2), nn.Conv3d(3, 4, 2)
+    write_gguf(tmp_path / "w.gguf", conv.state_dict(), "F32", says_shape=says_shape)
+    fill(filled, recognise(open_checkpoint(tmp_path / "w.gguf"), headers_of(conv), {}, what="conv"))
+    assert same(filled.state_dict(), conv.state_dict())
 
 
 def test_module_on_the_meta_device_is_made_in_its_own_types(net: Net, tmp_path: Path) -> None:

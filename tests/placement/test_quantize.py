@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.core import layouts, weights
-from mutoscope.core.checkpoint import Checkpoint, Header
 from mutoscope.core.errors import RequestError
 from mutoscope.core.layouts import Match
+from mutoscope.core.tensors import Checkpoint, Header
 from mutoscope.core.weights import Key
 from mutoscope.placement.quantize import (
     E4M3,

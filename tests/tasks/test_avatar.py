@@ -23,6 +23,7 @@ from mutoscope.core.video import Audio, Video
 from mutoscope.diffusion.schedule import grid
 from mutoscope.encoders.audio import RATE
 from mutoscope.encoders.person import PersonClip
+from mutoscope.loading import Loading
 from mutoscope.models import hunyuan, hunyuan_avatar
 from mutoscope.models.family import Clips
 from mutoscope.models.hunyuan_avatar import FAMILY, PRESETS, Condition, HunyuanAvatar, condition
@@ -381,7 +382,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(changes: dict[str, Any], mes
 def test_another_model_does_not_speak() -> None:
     with pytest.raises(RequestError, match="stiv/tiny makes nobody speak"):
         prepare(toy_system(), EAR, SPEECH)
-    with pytest.raises(RequestError, match="stiv/toy is no released model that speaks"):
+    with pytest.raises(RequestError, match="stiv/toy is no released model that makes an avatar speak"):
         avatar.load("stiv/toy")
 
 
@@ -430,14 +431,14 @@ def test_folder_as_released_becomes_somebody_who_speaks(tmp_path: Path, monkeypa
     videos = []
     for offload in ("none", "component"):
         monkeypatch.setenv("MUTOSCOPE_CACHE", str(tmp_path / f"cache-{offload}"))
-        system, ear = avatar.load(device="cpu", published=str(tmp_path), offload=offload)
+        system, ear = avatar.load(loading=Loading("cpu", weights=str(tmp_path), offload=offload))
         videos.append(generate(system, ear, speech).array())
     assert videos[0].shape == (9, 32, 32, 3) and np.array_equal(*videos)
     monkeypatch.setattr(PersonClip, "load", lambda *_: pytest.fail("the encoder was loaded"))
-    system, ear = avatar.load(device="cpu", published=str(tmp_path))
+    system, ear = avatar.load(loading=Loading("cpu", weights=str(tmp_path)))
     assert np.array_equal(generate(system, ear, speech).array(), videos[0])  # its prompts are remembered
     for other in (replace(speech, prompt="a kite"), replace(speech, picture=255 - PICTURE)):
         with pytest.raises(pytest.fail.Exception, match="the encoder was loaded"):
             generate(system, ear, other)
-    direct, _ = avatar.load(device="cpu")
+    direct, _ = avatar.load(loading=Loading("cpu"))
     assert direct.name == "hunyuan-avatar"

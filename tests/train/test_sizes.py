@@ -19,8 +19,9 @@ from mutoscope.data.batches import BatchSettings
 from mutoscope.data.schema import Caption, Clip
 from mutoscope.data.shards import Shards
 from mutoscope.data.tars import Sample, Tars, Writer
+from mutoscope.loading import load
 from mutoscope.models.family import Facts
-from mutoscope.pipeline import Request, load
+from mutoscope.pipeline import Request
 from mutoscope.train import loop, precompute
 from mutoscope.train.diffusion import CuratedClips, DiffusionObjective, GivenMix, Latents, ManySizes
 from mutoscope.train.precompute import DatasetClips, Precompute
