@@ -154,20 +154,18 @@ class _Convert:
         height, width = (found.height, found.width) if found.rotation % 180 == 0 else (found.width, found.height)
         if self._is_hdr:
             frame = self._mapped(frame)
-        # planes, because swscale makes them twice as fast as interleaved pixels; to_ndarray interleaves
-        form = "rgba" if has_alpha(frame) else "gbrp"
-        pixels = _opaque(self._planes(frame, height, width, form))
-        if found.is_mirrored:
-            pixels = pixels[:, ::-1]
-        return np.ascontiguousarray(np.rot90(pixels, -(found.rotation // 90)))
-
-    def _planes(self, frame: VideoFrame, height: int, width: int, form: str) -> UInt8[np.ndarray, "H W _"]:
         # untagged video of HD size is BT.709 by common practice; swscale would take it for BT.601
         is_hd = frame.colorspace == 2 and (frame.width >= 1280 or frame.height > 576)
         matrix = Colorspace.ITU709 if is_hd else None
-        return self._convert.reformat(
+        # planes, because swscale makes them twice as fast as interleaved pixels; to_ndarray interleaves
+        form = "rgba" if has_alpha(frame) else "gbrp"
+        shown = self._convert.reformat(
             frame, width, height, form, src_colorspace=matrix, interpolation=SCALING, threads=1
-        ).to_ndarray()
+        )
+        pixels = _opaque(shown.to_ndarray())
+        if found.is_mirrored:
+            pixels = pixels[:, ::-1]
+        return np.ascontiguousarray(np.rot90(pixels, -(found.rotation // 90)))
 
     def _mapped(self, frame: VideoFrame) -> VideoFrame:
         """Map brightness and colours to those of BT.709, as swscale's perceptual intent does."""

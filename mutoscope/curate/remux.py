@@ -118,6 +118,8 @@ class _Cut:
             return f"its codec, {found.codec}, does not go into MP4"
         if self.sound is not None and found.audio_streams[0].codec not in SOUNDS:
             return f"the codec of its sound, {found.audio_streams[0].codec}, does not go into MP4"
+        if not found.index.is_timed:
+            return "its packets do not say when their frames are shown"
         if self.first not in found.keyframes:
             return "it does not begin with a key frame"
         return ""

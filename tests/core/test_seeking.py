@@ -148,6 +148,29 @@ def test_where_seeks_do_not_lead_to_a_key_frame_the_packets_before_it_are_read(
         assert np.array_equal(next(frames.decode(path, found, start)), whole[start])
 
 
+def test_sound_stays_with_its_picture_where_a_stream_begins_between_key_frames(tmp_path: Path) -> None:
+    rate, click_s = 48_000, 1.5
+    samples = np.zeros((1, 2 * rate), np.float32)
+    samples[0, round(click_s * rate) :][:2400] = np.sin(np.arange(2400) / 8)
+    with av.open(str(tmp_path / "whole.ts"), "w") as out:
+        picture: Any = out.add_stream("libx264", rate=25, options={"g": "12", "sc_threshold": "0"})
+        picture.height, picture.width, picture.pix_fmt = numbered.HEIGHT, numbered.WIDTH, "yuv420p"
+        track = out.add_stream("mp2", rate=rate, layout="mono")
+        for number in range(48):
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(numbered.picture(number), "rgb24")))
+            first = round(number * rate / 25)
+            sound = av.AudioFrame.from_ndarray(samples[:, first : first + rate // 25], "fltp", "mono")
+            sound.sample_rate, sound.pts = rate, first
+            out.mux(track.encode(sound))
+        out.mux([*picture.encode(None), *track.encode(None)])
+    for path in (tmp_path / "whole.ts", cut_at_packet(tmp_path / "whole.ts", tmp_path / "cut.ts", 17)):
+        video = Video.open(path)
+        first = numbered.number_of(next(video.frames()))
+        assert video.audio is not None and first in (0, 24)
+        onset_s = float(np.argmax(np.abs(video.audio.array()[0]) > 0.3)) / video.audio.rate
+        assert onset_s == pytest.approx(click_s - first / 25, abs=0.02)  # mp2 is late by its own 10 ms
+
+
 def cut_at_packet(path: Path, out: Path, number: int) -> Path:
     """Copy the bytes of a stream of MPEG from packet `number` on, so that it begins between key frames."""
     with av.open(str(path)) as container:
