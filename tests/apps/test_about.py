@@ -54,7 +54,7 @@ def test_models_say_where_their_weights_are(published: None, capsys: pytest.Capt
     about.print_models()
     lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "stiv/" in line}
     assert "bundled" in lines["stiv/toy"]
-    assert "published: mutoscope info stiv/tiny" in lines["stiv/tiny"]
+    assert "published" in lines["stiv/tiny"]
     assert "mutoscope train" in lines["stiv/XL"]
 
 
