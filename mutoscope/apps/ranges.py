@@ -1,16 +1,20 @@
-"""What numbers on the command line may be: one table, checked at the door before a command begins.
+"""What values on the command line may be: one table of numbers, checked at the door before a command begins.
 
 The ranges are wide: they keep out what no command could mean (not a number, infinite, below zero, absurdly large), so
 that it ends in one line. What a model or a data set can do is checked below, by those that know.
+
+Text and names of files must be UTF-8, because they are written down beside what is made of them.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from mutoscope.core.errors import RequestError
+from mutoscope.core.files import STRAY, spelled
 
 
 @dataclass(frozen=True)
@@ -52,26 +56,34 @@ RANGES = {  # by the name of the option, the same in every command
 }
 
 
+SPELLED = ("sources",)  # options whose names of files may be any bytes
+
+
 def checked(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the same command, which refuses numbers out of their range before it does anything."""
+    """Return the same command, which refuses what is out of range, or no text, before it does anything."""
     signature = inspect.signature(command)
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        for name, value in numbers(signature.bind(*args, **kwargs).arguments):
-            if value not in RANGES[name]:
-                option, text = name.replace("_", "-"), str(value)
+        for name, value in values(signature.bind(*args, **kwargs).arguments):
+            option = name.replace("_", "-")
+            if isinstance(value, int | float) and not isinstance(value, bool) and value not in RANGES[name]:
+                text = str(value)
                 shown = text if len(text) < 24 else f"{text[:20]}..."
                 raise RequestError(f"--{option} {shown} was given. Give a number {RANGES[name]}.")
+            if isinstance(value, str | Path) and name not in SPELLED and STRAY.search(str(value)):
+                raise RequestError(f"{option} {spelled(str(value))} is not UTF-8. Rename it, or give another.")
         command(*args, **kwargs)
 
     return run
 
 
-def numbers(arguments: dict[str, Any]) -> Iterator[tuple[str, int | float]]:
-    """Yield the numbers among the arguments of a command, also those inside groups of options."""
+def values(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments of a command by name, also those inside groups of options and lists."""
     for name, value in arguments.items():
         if is_dataclass(value) and not isinstance(value, type):
-            yield from numbers({field.name: getattr(value, field.name) for field in fields(value)})
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield from values({field.name: getattr(value, field.name) for field in fields(value)})
+        elif isinstance(value, tuple):
+            yield from ((name, one) for one in value)
+        else:
             yield name, value

@@ -1,12 +1,20 @@
-"""Files and folders that appear whole under their final name, or not at all."""
+"""Files and folders that appear whole under their final name, or not at all; names that can be printed."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mutoscope.core.errors import MutoscopeError
+
+STRAY = re.compile("[\udc80-\udcff]")  # how Python holds a byte of a file name that is no UTF-8
+
+
+def spelled(name: str) -> str:
+    r"""Spell a name so that it can be printed and stored: bytes that are no UTF-8 become escapes such as ``\xe9``."""
+    return STRAY.sub(lambda stray: f"\\x{ord(stray[0]) - 0xDC00:02x}", name)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from mutoscope.core import config
 from mutoscope.core.errors import MediaError, MutoscopeError, RecipeError
-from mutoscope.curate import places, signals, split
+from mutoscope.core.files import spelled
+from mutoscope.curate import signals, split
 from mutoscope.curate.ingest import Ingest, Shelf, Source, examine, short, tells_of_machine
 from mutoscope.curate.listing import Input
 from mutoscope.curate.manifest import Manifest, Task
@@ -235,7 +236,7 @@ class _State:
 
 
 def _told(error: Exception) -> str:
-    text = places.spelled(" ".join(str(error).split()))
+    text = spelled(" ".join(str(error).split()))
     return text if isinstance(error, MutoscopeError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 

@@ -22,6 +22,7 @@ from PIL.Image import DecompressionBombWarning
 
 from mutoscope.core import media, pictures
 from mutoscope.core.errors import MediaError
+from mutoscope.core.files import spelled
 from mutoscope.curate import members, places
 from mutoscope.curate.listing import Input
 from mutoscope.curate.manifest import Manifest, Task
@@ -300,7 +301,7 @@ def short(error: Exception, path: str) -> str:
     text = " ".join(str(error).split()).replace(path, "it", 1)
     for advice in (" Give a", " Fetch the", " Type:", " Split it", " Turn it"):
         text = text.partition(advice)[0]
-    return places.spelled(text).rstrip(".") or type(error).__name__
+    return spelled(text).rstrip(".") or type(error).__name__
 
 
 def _id_of_path(path: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from mutoscope.core import media
 from mutoscope.core.errors import MediaError, RequestError
+from mutoscope.core.files import spelled
 from mutoscope.curate import members, places
 from mutoscope.data import tables
 from mutoscope.data.schema import Caption
@@ -35,7 +36,7 @@ class Input:
     """A file to be examined, and what is said about it.
 
     Args:
-        path: a local path, a URL, or that of a member of a shard; see `places.spelled` for names that are not UTF-8.
+        path: a local path, a URL, or that of a member of a shard; see `files.spelled` for names that are not UTF-8.
         size_bytes: 0 where it is not known before.
         captions: what it shows; no two are equal, and none is empty.
         licence: "" where nothing says it, as for `provenance`.
@@ -151,7 +152,7 @@ def _walk(system: Any, folder: str, source: str, besides: Path | None) -> Iterat
     }
 
     def shown(name: str) -> str:
-        return places.spelled(system.unstrip_protocol(name) if is_url else source.rstrip("/") + name[len(root) :])
+        return spelled(system.unstrip_protocol(name) if is_url else source.rstrip("/") + name[len(root) :])
 
     notes = _Notes(names, lambda name: _bytes(system, name, shown(name)), shown)
     notes.read_tables()
@@ -167,7 +168,7 @@ def _walk(system: Any, folder: str, source: str, besides: Path | None) -> Iterat
 
 def _members(shard: str) -> Iterator[Input]:
     """Yield the media files in a tar shard, each with what other members say about it."""
-    state, shard = places.state(shard), places.spelled(shard)
+    state, shard = places.state(shard), spelled(shard)
     found = members.members(shard, state)
     told = [name for name in found.places if Path(name).suffix.lower() in (*tables.SUFFIXES, *SIDECARS)]
     contents = dict(members.contents(shard, state, told))
@@ -200,10 +201,10 @@ def _member(path: str) -> Input:
 
 def _alone(system: Any, path: str, source: str) -> Iterator[Input]:
     """Yield a file that is given itself, with what its sidecars say."""
-    shown = places.spelled(source)
+    shown = spelled(source)
     stem = posixpath.splitext(path)[0]
     beside = [path, *(name for suffix in SIDECARS if (name := stem + suffix) != path and system.exists(name))]
-    notes = _Notes(beside, lambda name: _bytes(system, name, name), places.spelled)
+    notes = _Notes(beside, lambda name: _bytes(system, name, name), spelled)
     is_here = not places.is_url(source) and Path(path).is_file()
     yield Input(shown, Path(path).stat().st_size if is_here else 0).with_more(notes.about(path))
     yield from notes.problems
@@ -254,15 +255,15 @@ class _Notes:
         rows = tables.rows(self.read(name), name)
         if not any(key in row.fields for row in rows for key in (*tables.FILE_KEYS, *tables.CAPTION_KEYS)):
             return
-        missing: list[str] = []
+        missing, spellings = list[str](), {spelled(other): other for other in self.names}
         for file, about in tables.described(rows, name).items():
             place = posixpath.normpath(posixpath.join(posixpath.dirname(name), file))
-            place = place if place in self.names or file not in self.names else file
+            place = spellings.get(place) or spellings.get(file) or place
             if place in self.names:
                 new = _said(about)
                 self._told[place] = self._told[place].with_more(new) if place in self._told else new
             else:
-                missing.append(f"{about.where}: {places.spelled(file)}")
+                missing.append(f"{about.where}: {spelled(file)}")
         if missing:
             says = f"it names {len(missing)} files that do not lie here, the first in {missing[0]}"
             self.problems.append(Input(self.shown(name), problem=says))
@@ -291,7 +292,7 @@ class _Notes:
 
     def _problem(self, name: str, error: MediaError) -> None:
         says = " ".join(str(error).split()).removeprefix(name).lstrip(": ")
-        self.problems.append(Input(self.shown(name), problem=places.spelled(says).rstrip(".")))
+        self.problems.append(Input(self.shown(name), problem=spelled(says).rstrip(".")))
 
 
 def _said(about: tables.Description, path: str = "") -> Input:

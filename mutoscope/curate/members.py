@@ -17,6 +17,7 @@ from posixpath import dirname, join, normpath
 from typing import Any
 
 from mutoscope.core.errors import MediaError
+from mutoscope.core.files import spelled
 from mutoscope.curate import places
 
 SUFFIX = ".tar"
@@ -106,6 +107,8 @@ def members(shard: str, state: str) -> Members:
                     end = tar.offset
             except DAMAGE:
                 return found.members("it is cut short or damaged")
+            if end >= size:  # the empty blocks that end a tar file are missing
+                return found.members("it is cut short or damaged")
             at = _next_tar(file, end, size)
     return found.members("")
 
@@ -151,7 +154,7 @@ class _Found:
             return  # folders and devices hold nothing
         name = member.name
         self._times[name] = self._times.get(name, 0) + 1
-        folder, slash, base = places.spelled(name).replace(JOINS, ":\\x3a").rpartition("/")
+        folder, slash, base = spelled(name).replace(JOINS, ":\\x3a").rpartition("/")
         dots = base[: len(base) - len(base.lstrip("."))]  # of a hidden file
         stem, dot, rest = base[len(dots) :].partition(".")
         stem = dots + stem
@@ -176,7 +179,7 @@ class _Found:
     def _point(self, label: str, target: str | None, name: str) -> None:
         place = None if target is None else self._places.get(target)
         if place is None:
-            self._left_out[label] = f"it is a link to {places.spelled(name)}, which is not in its shard"
+            self._left_out[label] = f"it is a link to {spelled(name)}, which is not in its shard"
         else:
             self._left_out.pop(label, None)
             self._places[label] = place

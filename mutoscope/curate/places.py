@@ -12,13 +12,7 @@ import fsspec
 
 from mutoscope.core.errors import RequestError
 
-STRAY = re.compile("[\udc80-\udcff]")  # how Python holds a byte of a file name that is no UTF-8
 ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")
-
-
-def spelled(name: str) -> str:
-    """Spell a name so that it can be printed and stored: bytes that are no UTF-8 become escapes."""
-    return STRAY.sub(lambda stray: f"\\x{ord(stray[0]) - 0xDC00:02x}", name)
 
 
 def unspelled(path: str) -> str:

@@ -55,7 +55,7 @@ def test_models_say_where_their_weights_are(published: None, capsys: pytest.Capt
     lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "stiv/" in line}
     assert "bundled" in lines["stiv/toy"]
     assert "published" in lines["stiv/tiny"]
-    assert "mutoscope train" in lines["stiv/XL"]
+    assert "train it" in lines["stiv/XL"]
 
 
 def test_plan_says_what_a_device_must_have(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,3 +97,19 @@ def test_the_command_line_says_so_in_one_line(
     assert run(monkeypatch, *words) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("error: --") and shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "a red \udce9"),
+        ("generate", "a red circle", "--image", "caf\udce9.png"),
+        ("curate", "raw", "--out", "caf\udce9"),
+        ("train", "recipe.py", "--out", "o", "--set", "name=caf\udce9"),
+    ],
+)
+def test_what_is_not_utf8_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert run(monkeypatch, *words) == 2
+    assert "\\xe9" in (shown := capsys.readouterr().err) and "is not UTF-8" in shown and shown.count("\n") == 1

@@ -101,5 +101,9 @@ def test_a_name_that_is_not_utf8_is_spelled_with_an_escape_and_read(tmp_path: Pa
         assert found.path == f"{raw}/caf\\xe9.mp4" and found.caption == "a square"
         source = examine(found, Ingest(), Manifest(tmp_path / "w"), Shelf(tmp_path / "f"))
         assert (source.problem, source.num_frames) == ("", 12)
+    (raw / "t.csv").write_text("file,caption\ncaf\\xe9.mp4,it moves\n")
+    (found,) = listing([str(raw)])
+    assert [caption.text for caption in found.captions] == ["a square", "it moves"]
+    (raw / "t.csv").unlink()
     (raw / "caf\\xe9.mp4").write_bytes(b"a file of just that name")
     assert listing([f"{raw}/caf\\xe9.mp4"])[0].size_bytes == 24
