@@ -68,7 +68,8 @@ class DuplicateSettings:
         flat_levels: structure below which a frame says nothing: deviation of its cells, in levels.
         still_levels: change over a clip that noise alone makes, in levels.
         overlap_share: of the frames in which the clips overlap that must look alike.
-        motion_share: of how the clips move that may differ.
+        motion_share: of how the clips move that may differ; less where all that moves is one light.
+        cell_levels: by which a cell of a still picture may differ from its copy, in 8-bit levels.
         keys_a_second: frames a second whose hashes are looked up.
         crowd: clips with one key with which each is compared, the next ones in order of their hashes.
         cosine: of embeddings, from which clips are semantic duplicates; which is right depends on the model.
@@ -83,12 +84,13 @@ class DuplicateSettings:
     still_levels: float = 0.4
     overlap_share: float = 0.8
     motion_share: float = 0.6
+    cell_levels: float = 4.0
     keys_a_second: float = 8.0
     crowd: int = 64
     cosine: float = 0.97
     block: int = 2048
     name: str = "duplicates"
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 < self.cosine <= 1 or self.keys_a_second <= 0 or self.crowd < 1:
@@ -484,10 +486,21 @@ def _best_offset(first: _Samples, second: _Samples) -> tuple[int, float]:
 
 def _moves_alike(one: Places, other: Places, settings: DuplicateSettings) -> bool:
     """Say whether what changes in two aligned clips is the same; of what hardly changes nothing can be said."""
+    apart = one.mean(axis=0) - other.mean(axis=0)
     one, other = one - one.mean(axis=0), other - other.mean(axis=0)
     change = max(float(np.square(each).sum(axis=1).mean()) for each in (one, other))
+    # an encoder's loss is spread over a still picture, other words on the same slide are in a few cells
+    if math.sqrt(change) <= settings.still_levels and np.abs(apart / WEIGHTS)[:LUMA_CELLS].max() > settings.cell_levels:
+        return False
     left = float(np.square(one - other).sum(axis=1).mean())
-    return math.sqrt(left) <= max(settings.still_levels, settings.motion_share * math.sqrt(change))
+    share = settings.motion_share * min(1.0, (_freedom(np.concatenate([one, other])) + 0.5) / 4)
+    return math.sqrt(left) <= max(settings.still_levels, share * math.sqrt(change))
+
+
+def _freedom(moves: Places) -> float:
+    """Return in how many independent ways cells move, at least 1: one light that flickers fits any other by chance."""
+    products = moves @ moves.T if len(moves) < moves.shape[1] else moves.T @ moves
+    return float(np.trace(products)) ** 2 / max(float(np.square(products).sum()), 1e-9)
 
 
 # ---- meaning ---------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ SLOPE_S = 4.0  # the longest half of a fade, in seconds
 ODD_FRAMES = 3  # blank or foreign frames that one cut may go through
 FLASH_LEVELS = 4.0  # by which a picture may differ after a flash, whatever its hash
 LIGHT_LEFT, LIGHT_TURNED = 0.4, 0.25  # of a change of light: what a gain and an offset leave, and bits of phash
+STAYS_LEVELS, STAYS_SHARE = 0.9, 0.3  # of cells behind text; their levels are whole numbers
 ALONE = 8.0  # times the changes beside it: so clear a jump needs no edges, which soft pictures have not
 RAMP_FRAMES = 512  # of a way whose ends are looked for, as all pairs of them are tried; of a longer one every so many
 
@@ -269,13 +270,21 @@ def _cuts(track: _Track, settings: SplitSettings) -> tuple[list[Transition], lis
 def _is_another(track: _Track, calm: Series, frame: int, settings: SplitSettings) -> bool:
     """Say whether a jump leads to another picture, and is none of motion, text or light."""
     before, after = track.places[frame - 1], track.places[frame]
-    if not (_stands_out(calm, frame, 1.6) and _is_everywhere(after - before)):
+    if not (_stands_out(calm, frame, 1.6) and _is_everywhere(after - before)) or _keeps_its_ground(before, after):
         return False
     if track.turned[frame] <= LIGHT_TURNED and _left_by_light(before, after) < LIGHT_LEFT:
         return False
     if track.evidence[frame] >= settings.cut_evidence:
         return True
     return bool(track.turned[frame] > LIGHT_TURNED and _stands_out(calm, frame, ALONE))
+
+
+def _keeps_its_ground(before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, " cells"]) -> bool:
+    """Say whether a good part of the picture stays to the level, as behind text that jumps; black bars do not count."""
+    stays = np.abs(after - before)[:LUMA_CELLS].reshape(8, 8) < STAYS_LEVELS
+    is_bar = stays & (after[:LUMA_CELLS].reshape(8, 8) < BLACK)
+    inside = stays[~is_bar.all(axis=1)][:, ~is_bar.all(axis=0)]
+    return bool(inside.size) and float(inside.mean()) >= STAYS_SHARE
 
 
 def _left_by_light(before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, " cells"]) -> float:
