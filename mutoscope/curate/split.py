@@ -39,7 +39,7 @@ SHORTEST_WIPE_S = 0.25
 WIPE_S = 2.5  # the longest wipe to either side of its middle, in seconds
 SLOPE_S = 4.0  # the longest half of a fade, in seconds
 ODD_FRAMES = 3  # blank or foreign frames that one cut may go through
-FLASH_LEVELS = 4.0  # by which a picture may differ after a flash, whatever its hash
+FLASH_LEVELS = 4.0  # by which a picture may differ after a flash, whatever it looks like
 LIGHT_LEFT, LIGHT_TURNED = 0.4, 0.25  # of a change of light: what a gain and an offset leave, and bits of phash
 STAYS_LEVELS, STAYS_SHARE = 0.9, 0.3  # of cells behind text; their levels are whole numbers
 ALONE = 8.0  # times the changes beside it: so clear a jump needs no edges, which soft pictures have not
@@ -339,15 +339,26 @@ def _return(track: _Track, start: int, reach: int) -> int | None:
     # by how much the shot itself moves meanwhile is not known; a part of the furthest jump is generous
     share = away[1:] / np.maximum(np.maximum.accumulate(away)[:-1], 1e-6)
     turned = np.bitwise_count(track.phash[start + 1 : start + reach + 1] ^ track.phash[start - 1]) / 64
+    like = _likeness(before, after[1:])
     # beside a white frame any two pictures are near each other, so near alone is not back
-    is_near = (share < 0.15) & ((turned < 0.45) | (away[1:] < FLASH_LEVELS))
-    back = np.flatnonzero(is_near | ((share < 0.4) & (turned < 0.3))) + 1
+    is_near = (share < 0.15) & ((like > 0.6) | (away[1:] < FLASH_LEVELS))
+    back = np.flatnonzero(is_near | ((share < 0.4) & ((turned < 0.3) | (like > 0.85)))) + 1
     if not len(back):
         return None
     end = int(back[0])
     while end < len(share) and share[end] < 0.75 * share[end - 1]:  # still on the way back
         end += 1
     return start + end
+
+
+def _likeness(
+    before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, "n cells"]
+) -> Float32[np.ndarray, " n"]:
+    """Return how a picture correlates with others in luma, -1 to 1; 0 where one of the two is flat."""
+    one, other = before[:LUMA_CELLS], after[:, :LUMA_CELLS]
+    one, other = one - one.mean(), other - other.mean(axis=1, keepdims=True)
+    lengths = np.sqrt(np.square(one).sum() * np.square(other).sum(axis=1))
+    return (other @ one) / np.maximum(lengths, 1e-3)
 
 
 # ---- slow ------------------------------------------------------------------------------------------------------------

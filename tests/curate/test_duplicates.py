@@ -53,7 +53,7 @@ def _shown(seed: int, start_s: float, end_s: float, fps: float = FPS, **how: flo
     return _look(_film(seed, times, **how), times)
 
 
-def _table(look: Look, width: int = 320, height: int = 240, sharpness: float = 50.0) -> pa.Table:
+def _table(look: Look, width: int = 320, height: int = 240, sharpness: float = 50.0, detail: float = 50.0) -> pa.Table:
     told = Facts(VERSION, width, height, FPS, "h264", len(look.time_s), look.duration_s, False, {})
     return pa.table(
         {
@@ -61,6 +61,7 @@ def _table(look: Look, width: int = 320, height: int = 240, sharpness: float = 5
             "phash": look.hashes,
             "cells": pa.array(look.cells.tolist(), pa.list_(pa.uint8(), NUM_CELLS)),
             "sharpness": np.full(len(look.time_s), sharpness, np.float32),
+            "detail": np.full(len(look.time_s), detail, np.float32),
         }
     ).replace_schema_metadata({b"mutoscope.signals": json.dumps(asdict(told)).encode()})
 
@@ -254,7 +255,7 @@ def _library() -> dict[str, pa.Table]:
     }
 
 
-def test_the_largest_is_kept_then_the_sharpest_then_the_longest_then_the_first() -> None:
+def test_the_most_detailed_is_kept_then_the_longest_then_the_longest_then_the_sharpest_then_the_first() -> None:
     library = _library()
     table = drop_duplicates(_rows(library), library.__getitem__)
     rows = {row["source"]: row for row in table.to_pylist()}
@@ -268,6 +269,22 @@ def test_the_largest_is_kept_then_the_sharpest_then_the_longest_then_the_first()
     longer = {"short": _table(_shown(73, 0.5, 3)), "long": _table(_shown(73, 0, 3))}
     reasons = drop_duplicates(_rows(longer), longer.__getitem__)["reason"].to_pylist()
     assert [reason[-6:] for reason in reasons] == ["longer", ""]
+
+
+def test_an_enlarged_a_shorter_or_a_silent_copy_is_not_the_best() -> None:
+    first = _table(_shown(80, 0, 4), 320, 240, detail=400)
+    library = {
+        "enlarged": _table(_shown(80, 0, 4), 480, 360, detail=400 / 1.5**4),
+        "excerpt": _table(_shown(80, 1, 4), 320, 240, sharpness=60, detail=440),
+        "original": first,
+        "small": _table(_shown(80, 0, 4), 160, 120, detail=700),
+    }
+    table = drop_duplicates(_rows(library), library.__getitem__)
+    assert _kept(table) == {"original"}
+    twins = {"silent": first, "sounding": first}
+    rows = _rows(twins)
+    heard = [row["id"] for row in rows.to_pylist() if row["source"] == "sounding"]
+    assert _kept(drop_duplicates(rows, twins.__getitem__, with_sound=heard)) == {"sounding"}
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
