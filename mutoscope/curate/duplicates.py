@@ -25,7 +25,7 @@ read once for its hashes, and again for candidates.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -40,7 +40,13 @@ from mutoscope.curate.pixels import CELLS, NUM_CELLS
 from mutoscope.curate.signals import facts
 from mutoscope.curate.stage import CLIPS, SetView, embeddings, replace_columns
 
-COLUMNS = ("time_s", "phash", "cells", "sharpness")  # of the tables of frames; the facts in their metadata too
+COLUMNS = (
+    "time_s",
+    "phash",
+    "cells",
+    "sharpness",
+    "detail",
+)  # of the tables of frames; the facts in their metadata too
 LUMA_CELLS = CELLS**2
 # luma and colour weigh the same in all, so that distances are in levels
 WEIGHTS = np.sqrt(
@@ -49,6 +55,8 @@ WEIGHTS = np.sqrt(
 PARTS = 4  # of a hash, of 16 bits
 PHASES = 4  # moments between two samples that are tried
 SPEEDS = (1.0, 24 / 25, 25 / 24, 4 / 5, 5 / 4, 2 / 3, 3 / 2, 1 / 2, 2.0)
+SAME_DETAIL = 0.7  # of the best detail of a group, from which a clip holds as much
+SAME_LENGTH = 0.95  # of the longest of those, from which a clip is as long
 CELLS_FROM = 20_000  # embeddings from which they are clustered first
 KINDS = ("exact", "perceptual", "semantic")
 
@@ -68,7 +76,8 @@ class DuplicateSettings:
         flat_levels: structure below which a frame says nothing: deviation of its cells, in levels.
         still_levels: change over a clip that noise alone makes, in levels.
         overlap_share: of the frames in which the clips overlap that must look alike.
-        motion_share: of how the clips move that may differ.
+        motion_share: of how the clips move that may differ; less where all that moves is one light.
+        cell_levels: by which a cell of a still picture may differ from its copy, in 8-bit levels.
         keys_a_second: frames a second whose hashes are looked up.
         crowd: clips with one key with which each is compared, the next ones in order of their hashes.
         cosine: of embeddings, from which clips are semantic duplicates; which is right depends on the model.
@@ -83,12 +92,13 @@ class DuplicateSettings:
     still_levels: float = 0.4
     overlap_share: float = 0.8
     motion_share: float = 0.6
+    cell_levels: float = 4.0
     keys_a_second: float = 8.0
     crowd: int = 64
     cosine: float = 0.97
     block: int = 2048
     name: str = "duplicates"
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 < self.cosine <= 1 or self.keys_a_second <= 0 or self.crowd < 1:
@@ -123,8 +133,10 @@ class Duplicates:
     def run(self, clips: pa.Table, view: SetView) -> pa.Table:
         """Mark the duplicates."""
         few = clips.select(CLIPS.names)
+        names = clips["id"].to_pylist()
+        with_sound = {name for name in names if view.source(name).has_audio}
         found = drop_duplicates(
-            few, lambda source: view.source_signals(source, COLUMNS), self.settings, embeddings(clips)
+            few, lambda source: view.source_signals(source, COLUMNS), self.settings, embeddings(clips), with_sound
         )
         return replace_columns(clips, {name: found[name] for name in ("dropped_by", "reason")})
 
@@ -134,16 +146,19 @@ def drop_duplicates(
     signals_of: SignalsOf,
     settings: DuplicateSettings = DuplicateSettings(),
     embeddings: Mapping[str, Float[np.ndarray, " d"]] | None = None,
+    with_sound: Collection[str] = (),
 ) -> pa.Table:
     """Mark all but the best of each group of duplicates among the clips that are still kept.
 
-    Kept is the one with the most pixels a frame, then the sharpest, then the longest, then the first by name.
+    Kept is the one with the most detail, then the longest, then one with sound; where copies hold the same, the one
+    with the smallest frame, as the others were made larger, then the sharpest, then the first by name.
 
     Args:
         clips: of all sources; any order gives the same result.
         signals_of: returns the table of frames of a source by its name; `COLUMNS` of it are needed.
         settings: what counts as a duplicate.
         embeddings: of clips, by their names; without them none is a semantic duplicate.
+        with_sound: names of the clips that have sound.
 
     Returns:
         The same rows, in the same order.
@@ -153,7 +168,7 @@ def drop_duplicates(
     places.sort(key=lambda place: rows[place]["id"])
     kept = [rows[place] for place in places]
     shelf = _Shelf(kept, signals_of)
-    first = [_first_look(shelf, number, settings) for number in range(len(kept))]
+    first = [_first_look(shelf, number, settings, row["id"] in with_sound) for number, row in enumerate(kept)]
     forest = _Forest(len(kept))
     labels = []
     forest.join(_equal([row["id"].encode() for row in kept]))
@@ -170,8 +185,8 @@ def drop_duplicates(
             for pairs in semantic_pairs(points, settings.cosine, settings.block):
                 forest.join(np.array(have)[pairs].tolist())
     labels.append(forest.labels())
-    for number, best, kind in _worse(labels, [one.rank for one in first]):
-        row, merit = rows[places[number]], _merit(first[best].rank, first[number].rank)
+    for number, best, kind in _worse(labels, [one.merits for one in first]):
+        row, merit = rows[places[number]], _merit(first[best].merits, first[number].merits)
         row["dropped_by"] = settings.name
         row["reason"] = f"{kind} duplicate of {kept[best]['id']}, which is {merit}"
     return pa.Table.from_pylist(rows, clips.schema)
@@ -219,25 +234,67 @@ def _equal(digests: Sequence[bytes]) -> Iterator[tuple[int, int]]:
             yield first[digest], number
 
 
-Rank = tuple[float, float, float, str]
+@dataclass(frozen=True)
+class Merits:
+    """What tells which of several copies is the best.
+
+    Args:
+        detail: pixels of a frame times the deviation of its Laplacian, which making a picture larger does not raise.
+        duration_s: of the clip.
+        has_sound: its source has.
+        pixels: of a frame.
+        sharpness: of the small frame.
+        name: of the clip.
+    """
+
+    detail: float
+    duration_s: float
+    has_sound: bool
+    pixels: int
+    sharpness: float
+    name: str
 
 
-def _worse(levels: Sequence[Sequence[int]], ranks: Sequence[Rank]) -> Iterator[tuple[int, int, str]]:
+def _best(group: Sequence[Merits]) -> Merits:
+    """Choose the copy that holds most.
+
+    All that have much the same detail and length hold the same; of them sound decides. Then the smallest frame does, as
+    the larger ones were made larger, then sharpness, then the name.
+    """
+    most = max(one.detail for one in group)
+    rich = [one for one in group if one.detail >= SAME_DETAIL * most]
+    longest = max(one.duration_s for one in rich)
+    whole = [one for one in rich if one.duration_s >= SAME_LENGTH * longest]
+    return min(whole, key=lambda one: (not one.has_sound, one.pixels, -one.sharpness, -one.duration_s, one.name))
+
+
+def _worse(levels: Sequence[Sequence[int]], merits: Sequence[Merits]) -> Iterator[tuple[int, int, str]]:
     """Yield what is not the best of its group, what is, and by which kind of likeness they came together."""
-    best: dict[int, int] = {}
+    groups: dict[int, list[int]] = {}
     for number, label in enumerate(levels[-1]):
-        if label not in best or ranks[number] < ranks[best[label]]:
-            best[label] = number
-    for number, label in enumerate(levels[-1]):
-        if best[label] != number:
-            kind = next(kind for kind, level in zip(KINDS, levels, strict=True) if level[number] == level[best[label]])
-            yield number, best[label], kind
+        groups.setdefault(label, []).append(number)
+    for numbers in groups.values():
+        chosen = _best([merits[number] for number in numbers])
+        best = next(number for number in numbers if merits[number] is chosen)
+        for number in numbers:
+            if number != best:
+                kind = next(kind for kind, level in zip(KINDS, levels, strict=True) if level[number] == level[best])
+                yield number, best, kind
 
 
-def _merit(better: Rank, worse: Rank) -> str:
+def _merit(better: Merits, worse: Merits) -> str:
     """Say in what the better one is better."""
-    merits = ("larger", "sharper", "longer", "as good and comes first")
-    return next((merit for merit, one, other in zip(merits, better, worse, strict=True) if one != other), merits[-1])
+    if worse.detail < SAME_DETAIL * better.detail:
+        return "larger" if worse.pixels < better.pixels else "more detailed"
+    if worse.duration_s < SAME_LENGTH * better.duration_s:
+        return "longer"
+    if better.has_sound and not worse.has_sound:
+        return "with sound"
+    if better.pixels < worse.pixels:
+        return "as detailed in a smaller frame"
+    if better.sharpness > worse.sharpness:
+        return "sharper"
+    return "longer" if better.duration_s > worse.duration_s else "as good and comes first"
 
 
 # ---- what is known of a clip -----------------------------------------------------------------------------------------
@@ -284,10 +341,10 @@ class Look:
 
 @dataclass(frozen=True)
 class _First:
-    """What is remembered of every clip: the hashes to look it up by, its rank (less is better), all its frames."""
+    """What is remembered of every clip: the hashes to look it up by, its merits, all its frames."""
 
     hashes: UInt64[np.ndarray, " k"]
-    rank: Rank
+    merits: Merits
     digest: bytes
 
 
@@ -319,18 +376,21 @@ class _Shelf:
         return look
 
 
-def _first_look(shelf: _Shelf, number: int, settings: DuplicateSettings) -> _First:
+def _first_look(shelf: _Shelf, number: int, settings: DuplicateSettings, has_sound: bool) -> _First:
     clip, table = shelf.clips[number], shelf.table(number)
     if not table.num_rows:
-        return _First(np.empty(0, np.uint64), (0.0, 0.0, 0.0, clip["id"]), b"")
+        return _First(np.empty(0, np.uint64), Merits(0.0, 0.0, has_sound, 0, 0.0, clip["id"]), b"")
     look, about = Look.of(table), facts(table)
     sharpness = float(np.mean(table["sharpness"].to_numpy(), dtype=np.float64))
-    rank = (-float(about.width * about.height), -round(sharpness, 3), -(clip["end_s"] - clip["start_s"]), clip["id"])
+    detail = table["detail"].drop_null().to_numpy()
+    pixels, length_s = about.width * about.height, clip["end_s"] - clip["start_s"]
+    deviation = math.sqrt(float(np.median(detail)) if len(detail) else sharpness)  # a short clip may have no sample
+    merits = Merits(pixels * deviation, length_s, has_sound, pixels, round(sharpness, 3), clip["id"])
     digest = b""
     if not is_flat(look.places(np.arange(len(look.time_s))), settings).all():
         frames = [look.hashes, look.cells, table["sharpness"].to_numpy(), np.array([about.width, about.height])]
         digest = hashlib.sha256(b"".join(each.tobytes() for each in frames)).digest()
-    return _First(landmarks(look, settings), rank, digest)
+    return _First(landmarks(look, settings), merits, digest)
 
 
 def is_flat(places: Places, settings: DuplicateSettings) -> Bool[np.ndarray, " n"]:
@@ -486,10 +546,21 @@ def _best_offset(first: _Samples, second: _Samples) -> tuple[int, float]:
 
 def _moves_alike(one: Places, other: Places, settings: DuplicateSettings) -> bool:
     """Say whether what changes in two aligned clips is the same; of what hardly changes nothing can be said."""
+    apart = one.mean(axis=0) - other.mean(axis=0)
     one, other = one - one.mean(axis=0), other - other.mean(axis=0)
     change = max(float(np.square(each).sum(axis=1).mean()) for each in (one, other))
+    # an encoder's loss is spread over a still picture, other words on the same slide are in a few cells
+    if math.sqrt(change) <= settings.still_levels and np.abs(apart / WEIGHTS)[:LUMA_CELLS].max() > settings.cell_levels:
+        return False
     left = float(np.square(one - other).sum(axis=1).mean())
-    return math.sqrt(left) <= max(settings.still_levels, settings.motion_share * math.sqrt(change))
+    share = settings.motion_share * min(1.0, (_freedom(np.concatenate([one, other])) + 0.5) / 4)
+    return math.sqrt(left) <= max(settings.still_levels, share * math.sqrt(change))
+
+
+def _freedom(moves: Places) -> float:
+    """Return in how many independent ways cells move, at least 1: one light that flickers fits any other by chance."""
+    products = moves @ moves.T if len(moves) < moves.shape[1] else moves.T @ moves
+    return float(np.trace(products)) ** 2 / max(float(np.square(products).sum()), 1e-9)
 
 
 # ---- meaning ---------------------------------------------------------------------------------------------------------

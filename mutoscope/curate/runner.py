@@ -393,15 +393,23 @@ def _write(
 
 def _write_shards(shards: Shards, tasks: Sequence[writing.ShardTask], crew: Crew) -> None:
     shards.building.mkdir(parents=True, exist_ok=True)
-    if tasks:
+    left = {task.number: shards.left(task) for task in tasks}
+    pieces = [piece for task in tasks for piece in left[task.number]]
+    waiting = {task.number: len(left[task.number]) for task in tasks}
+    if pieces:
         limit_s = crew.ingest.limit_s
-        with progress(len(tasks), "shards") as bar:
+        with progress(sum(len(piece.clips) for piece in pieces), "clips written") as bar:
             for index, result in pool.run(
-                shards, tasks, lambda task: writing.limit_s(task, limit_s), crew.workers, crew.engine
+                shards, pieces, lambda piece: writing.limit_s(piece, limit_s), crew.workers, crew.engine
             ):
+                piece = pieces[index]
                 if isinstance(result, Lost):
-                    raise MutoscopeError(f"Shard {index} was not written: {result.reason}. Run the same command again.")
-                bar.advance()
+                    what = f"Shard {piece.shard}, clips {piece.clips[0].clip.id} to {piece.clips[-1].clip.id}"
+                    raise MutoscopeError(f"{what}: not written: {result.reason}. Run the same command again.")
+                bar.advance(len(piece.clips))
+                waiting[piece.shard] -= 1
+                if not waiting[piece.shard]:
+                    shards.join(tasks[piece.shard], left[piece.shard])
     shards.finish(tasks)
 
 

@@ -29,7 +29,7 @@ Kind = Literal["cut", "fade", "dissolve", "wipe"]
 Places = Float32[np.ndarray, "n cells"]
 Series = Float[np.ndarray, " n"]
 
-VERSION = 1
+VERSION = 2
 NEEDED = ["time_s", "content", "edge", "hash_distance", "histogram_distance", "luma_mean", "luma_std", "sharpness"]
 LUMA_CELLS = 64
 CHROMA_WEIGHT = 2.0  # differences of colour are small in number and large to the eye
@@ -38,12 +38,20 @@ QUIET_LEVELS = 0.3  # change from frame to frame that noise alone makes
 SHORTEST_WIPE_S = 0.25
 WIPE_S = 2.5  # the longest wipe to either side of its middle, in seconds
 SLOPE_S = 4.0  # the longest half of a fade, in seconds
+ODD_FRAMES = 3  # blank or foreign frames that one cut may go through
+FLASH_LEVELS = 4.0  # by which a picture may differ after a flash, whatever it looks like
+LIGHT_LEFT, LIGHT_TURNED = 0.4, 0.25  # of a change of light: what a gain and an offset leave, and bits of phash
+STAYS_LEVELS, STAYS_SHARE = 0.9, 0.3  # of cells behind text; their levels are whole numbers
+ALONE = 8.0  # times the changes beside it: so clear a jump needs no edges, which soft pictures have not
 RAMP_FRAMES = 512  # of a way whose ends are looked for, as all pairs of them are tried; of a longer one every so many
 
 
 @dataclass(frozen=True)
 class Transition:
-    """Frames [start, end) that belong to no shot; a cut has none, and `start` is the first frame of the new shot.
+    """Frames [start, end) that belong to no shot.
+
+    A cut has none, and `start` is the first frame of the new shot; but where it goes through one to three blank,
+    foreign or blended frames, it covers them.
 
     `score` is how clearly the transition stands out: 1 is just enough.
     """
@@ -112,14 +120,15 @@ def transitions(table: pa.Table, settings: SplitSettings = SplitSettings()) -> l
     track = _Track.of(table)
     cuts, flashes = _cuts(track, settings)
     track = track.without(flashes)
-    marks = [cut.start for cut in cuts]
+    marks = sorted({at for cut in cuts for at in (cut.start, cut.end)})
     found = _fades(track, marks, settings)
-    taken = sorted([*((mark, mark) for mark in marks), *((fade.start, fade.end) for fade in found)])
+    taken = sorted([*((cut.start, cut.end) for cut in cuts), *((fade.start, fade.end) for fade in found)])
     for (_, start), (end, _) in pairwise([(0, 0), *taken, (track.length, track.length)]):
         found += [_named(way, settings) for way in _ways(track, start, end, settings)]
     # an effect may begin or end with a jump, which then is a part of it
     effects = _inside(track.length, [(each.start - 1, each.end + 1) for each in found])
-    return sorted([*found, *(cut for cut in cuts if not effects[cut.start])], key=lambda each: each.start)
+    cuts = [cut for cut in cuts if not effects[cut.start : cut.end + 1].any()]
+    return sorted([*found, *cuts], key=lambda each: each.start)
 
 
 def spans(table: pa.Table, settings: SplitSettings = SplitSettings()) -> list[Span]:
@@ -179,6 +188,7 @@ class _Track:
     places: Places
     content: Series
     evidence: Series
+    turned: Series
     luma_mean: Series
     luma_std: Series
     sharpness: Series
@@ -197,6 +207,7 @@ class _Track:
             places,
             columns["content"],
             evidence,
+            columns["hash_distance"],
             columns["luma_mean"],
             columns["luma_std"],
             columns["sharpness"],
@@ -245,18 +256,44 @@ def _cuts(track: _Track, settings: SplitSettings) -> tuple[list[Transition], lis
     in_flash = _inside(track.length, flashes)
     calm = np.where(in_flash, 0, track.content)  # the jumps of a flash are not to hide a cut beside it
     found: list[Transition] = []
-    for frame in sudden:
-        if frame == 0 or in_flash[frame] or strength[frame] < 1 or track.evidence[frame] < settings.cut_evidence:
+    for frame in sudden.tolist():
+        if frame == 0 or in_flash[frame] or strength[frame] < 1 or not _is_another(track, calm, frame, settings):
             continue
-        if not (_stands_out(calm, int(frame)) and _is_everywhere(track.places[frame] - track.places[frame - 1])):
+        score = float(min(strength[frame], max(1.0, track.evidence[frame] / settings.cut_evidence)))
+        if found and frame - found[-1].end <= ODD_FRAMES:  # one cut, seen through odd frames
+            found[-1] = Transition("cut", found[-1].start, frame, max(score, found[-1].score))
             continue
-        score = float(min(strength[frame], track.evidence[frame] / settings.cut_evidence))
-        if found and frame - found[-1].start <= 2:  # two jumps side by side are one, seen through an odd frame
-            if score > found[-1].score:
-                found[-1] = Transition("cut", int(frame), int(frame), score)
-            continue
-        found.append(Transition("cut", int(frame), int(frame), score))
+        found.append(Transition("cut", frame, frame, score))
     return found, flashes
+
+
+def _is_another(track: _Track, calm: Series, frame: int, settings: SplitSettings) -> bool:
+    """Say whether a jump leads to another picture, and is none of motion, text or light."""
+    before, after = track.places[frame - 1], track.places[frame]
+    if not (_stands_out(calm, frame, 1.6) and _is_everywhere(after - before)) or _keeps_its_ground(before, after):
+        return False
+    if track.turned[frame] <= LIGHT_TURNED and _left_by_light(before, after) < LIGHT_LEFT:
+        return False
+    if track.evidence[frame] >= settings.cut_evidence:
+        return True
+    return bool(track.turned[frame] > LIGHT_TURNED and _stands_out(calm, frame, ALONE))
+
+
+def _keeps_its_ground(before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, " cells"]) -> bool:
+    """Say whether a good part of the picture stays to the level, as behind text that jumps; black bars do not count."""
+    stays = np.abs(after - before)[:LUMA_CELLS].reshape(8, 8) < STAYS_LEVELS
+    is_bar = stays & (after[:LUMA_CELLS].reshape(8, 8) < BLACK)
+    inside = stays[~is_bar.all(axis=1)][:, ~is_bar.all(axis=0)]
+    return bool(inside.size) and float(inside.mean()) >= STAYS_SHARE
+
+
+def _left_by_light(before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, " cells"]) -> float:
+    """Return what share of a change in luma is left when the best gain and offset are taken off."""
+    one, other = before[:LUMA_CELLS], after[:LUMA_CELLS]
+    if one.std() < 1e-3:
+        return 1.0
+    gain, offset = np.polyfit(one, other, 1)
+    return float(np.abs(other - gain * one - offset).sum() / max(float(np.abs(other - one).sum()), 1e-6))
 
 
 def _inside(length: int, spans: list[tuple[int, int]]) -> Bool[np.ndarray, " n"]:
@@ -267,10 +304,14 @@ def _inside(length: int, spans: list[tuple[int, int]]) -> Bool[np.ndarray, " n"]
     return inside
 
 
-def _stands_out(content: Series, frame: int) -> bool:
-    """Say whether a change is a peak by itself; the next frames are left out, as a cut may be smeared over two."""
-    beside = [content[at] for at in (frame - 3, frame - 2, frame + 2, frame + 3) if 0 < at < len(content)]
-    return bool(content[frame] >= 1.6 * max(beside, default=0.0))
+def _stands_out(content: Series, frame: int, times: float) -> bool:
+    """Say whether a change is a peak by itself, so many times the changes beside it.
+
+    The next frames are left out, as a cut may be smeared over two, and the largest of the others too: two or three
+    frames away may be the other end of a few odd frames, which also is a peak.
+    """
+    beside = sorted(content[at] for at in (frame - 3, frame - 2, frame + 2, frame + 3) if 0 < at < len(content))
+    return bool(content[frame] >= times * max(beside[:-1], default=0.0))
 
 
 def _is_everywhere(change: Float32[np.ndarray, " cells"]) -> bool:
@@ -298,13 +339,26 @@ def _return(track: _Track, start: int, reach: int) -> int | None:
     # by how much the shot itself moves meanwhile is not known; a part of the furthest jump is generous
     share = away[1:] / np.maximum(np.maximum.accumulate(away)[:-1], 1e-6)
     turned = np.bitwise_count(track.phash[start + 1 : start + reach + 1] ^ track.phash[start - 1]) / 64
-    back = np.flatnonzero((share < 0.15) | ((share < 0.4) & (turned < 0.3))) + 1
+    like = _likeness(before, after[1:])
+    # beside a white frame any two pictures are near each other, so near alone is not back
+    is_near = (share < 0.15) & ((like > 0.6) | (away[1:] < FLASH_LEVELS))
+    back = np.flatnonzero(is_near | ((share < 0.4) & ((turned < 0.3) | (like > 0.85)))) + 1
     if not len(back):
         return None
     end = int(back[0])
     while end < len(share) and share[end] < 0.75 * share[end - 1]:  # still on the way back
         end += 1
     return start + end
+
+
+def _likeness(
+    before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, "n cells"]
+) -> Float32[np.ndarray, " n"]:
+    """Return how a picture correlates with others in luma, -1 to 1; 0 where one of the two is flat."""
+    one, other = before[:LUMA_CELLS], after[:, :LUMA_CELLS]
+    one, other = one - one.mean(), other - other.mean(axis=1, keepdims=True)
+    lengths = np.sqrt(np.square(one).sum() * np.square(other).sum(axis=1))
+    return (other @ one) / np.maximum(lengths, 1e-3)
 
 
 # ---- slow ------------------------------------------------------------------------------------------------------------

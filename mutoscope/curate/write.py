@@ -1,7 +1,7 @@
 """Write the clips that were kept into tar shards, each encoded once.
 
-    kept rows, sorted by id ── plan ──> shards of so many clips ── one process each ──> building/00000.tar ...
-                                                                                   └─ all whole ──> shards/
+    kept rows, sorted by id ── plan ──> shards of so many clips ── pieces of some seconds, one process each ──┐
+                                  shards/ <── all whole ── building/00000.tar ... <── joined, in order ─────┘
 
 The new shards grow in a folder of their own, named by what will be in it, and take the place of the old ones when all
 are whole. A clip that the old ones hold, cut in the same way, is copied, so that dropping some clips decodes nothing.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # torch comes with it, whose import would cost the processes 
 Score = float | str | list[str]  # list[str]: tags
 VERSION = 2
 SUFFIXES = {"jpeg": ".jpg", "mpo": ".jpg", "png": ".png", "webp": ".webp"}  # copied as they are
+PIECE_FRAMES, PIECE_CLIPS = 240, 32  # after which a piece is long enough; small, so that all processes end together
 FRAME_S = 0.2  # seconds that encoding a frame may take at most
 
 
@@ -112,16 +113,47 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Clips of one shard that follow each other, to be written by one process; `number` is its place in the shard."""
+
+    shard: int
+    number: int
+    clips: tuple[Kept, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the name of its file."""
+        return f"{tars.shard_name(self.shard)}.{self.number:05d}"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in all of its clips."""
+        return sum(kept.clip.num_frames for kept in self.clips)
+
+
+@dataclass(frozen=True)
 class ShardTask:
     """One shard to be written."""
 
     number: int
     clips: tuple[Kept, ...]
 
-    @property
-    def num_frames(self) -> int:
-        """Frames in all of its clips."""
-        return sum(kept.clip.num_frames for kept in self.clips)
+    def pieces(self, parts_sources: bool = True) -> list[Piece]:
+        """Cut the shard into pieces, which are the same for any number of processes.
+
+        Args:
+            parts_sources: the clips of one source may be in two pieces, which may be at work at the same time.
+        """
+        found: list[list[Kept]] = []
+        frames = 0
+        for kept in self.clips:
+            is_full = frames >= PIECE_FRAMES or (bool(found) and len(found[-1]) >= PIECE_CLIPS)
+            if not found or (is_full and (parts_sources or found[-1][-1].source != kept.source)):
+                found.append([])
+                frames = 0
+            found[-1].append(kept)
+            frames += kept.clip.num_frames
+        return [Piece(self.number, number, tuple(clips)) for number, clips in enumerate(found)]
 
 
 def plan(kept: Sequence[Kept], settings: Write) -> list[ShardTask]:
@@ -175,24 +207,42 @@ class Shards:
             return tars.Tars(self.final).metadata.get("plan") == self.plan
         return False
 
-    def __call__(self, task: ShardTask) -> tuple[Failed, ...]:
-        """Write one shard, or go on with it; say which clips could not be written."""
+    def left(self, task: ShardTask) -> list[Piece]:
+        """Return the pieces of a shard that must be there before it can be joined; none where it is."""
         path = self.building / tars.shard_name(task.number)
-        told = path.with_suffix(".json")
+        return [] if path.exists() and path.with_suffix(".json").exists() else task.pieces(self.keep_fetched)
+
+    def __call__(self, piece: Piece) -> tuple[Failed, ...]:
+        """Write one piece, or go on with it; say which clips could not be written."""
+        path = self.building / piece.name
+        told = self._told(piece)
         if path.exists() and told.exists():
             return Outcome.load(told).failed
-        writer = tars.Writer(path, task.number)
+        writer = tars.Writer(path, piece.shard)
         try:
-            failed = self._fill(writer, task)
+            failed = self._fill(writer, piece)
         except BaseException:
             writer.abandon()
             raise
-        with replacing(told) as temporary:
-            temporary.write_text(json.dumps(asdict(Outcome(tuple(writer.rows), failed))), encoding="utf-8")
-        writer.close()  # last, so that where the shard is, what is told of it is too
+        _tell(told, Outcome(tuple(writer.rows), failed))
+        writer.close()  # last, so that where the piece is, what is told of it is too
         return failed
 
-    def _fill(self, writer: tars.Writer, task: ShardTask) -> tuple[Failed, ...]:
+    def join(self, task: ShardTask, pieces: Sequence[Piece]) -> None:
+        """Join the pieces of a shard, all of which are there, and remove them."""
+        path = self.building / tars.shard_name(task.number)
+        outcomes = [Outcome.load(self._told(piece)) for piece in pieces]
+        parts = [(self.building / piece.name, one.rows) for piece, one in zip(pieces, outcomes, strict=True)]
+        rows = tars.join(path, parts)
+        _tell(path.with_suffix(".json"), Outcome(tuple(rows), tuple(lost for one in outcomes for lost in one.failed)))
+        for piece in pieces:
+            (self.building / piece.name).unlink()
+            self._told(piece).unlink()
+
+    def _told(self, piece: Piece) -> Path:
+        return self.building / f"{piece.name}.json"
+
+    def _fill(self, writer: tars.Writer, task: Piece) -> tuple[Failed, ...]:
         old = _OldSamples(self.final, self.settings)
         there, failed = {row.id for row in writer.rows}, []
         last = max((number for number, kept in enumerate(task.clips) if kept.clip.id in there), default=-1)
@@ -220,8 +270,9 @@ class Shards:
         rows = [row for outcome in outcomes for row in outcome.rows]
         failed = json.dumps([asdict(one) for outcome in outcomes for one in outcome.failed])
         metadata = {"plan": self.plan, "encoding": self.settings.digest(), "failed": failed}
-        for half in self.building.glob(".*"):  # what killed processes left there
-            half.unlink()
+        for pattern in (".*", "*.tar.*"):  # what killed processes left there
+            for half in self.building.glob(pattern):
+                half.unlink()
         tars.write_index(self.building, rows, metadata)
         if self.final.exists():
             os.replace(self.final, self.out / ".old-shards")
@@ -237,6 +288,11 @@ class Shards:
         for folder in self.out.glob(".building-*"):
             if folder != self.building:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell(path: Path, outcome: Outcome) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 
 def _recover(out: Path) -> None:
@@ -389,6 +445,6 @@ def keep(source: Source, row: dict[str, Any], settings: Write, scores: dict[str,
     return Kept(source, start, clip, json.dumps(about, ensure_ascii=False, sort_keys=True))
 
 
-def limit_s(task: ShardTask, settings_limit_s: float) -> float:
-    """Return the seconds that a shard may take."""
+def limit_s(task: Piece, settings_limit_s: float) -> float:
+    """Return the seconds that a piece may take."""
     return settings_limit_s + FRAME_S * task.num_frames + 60 * len(task.clips)

@@ -14,7 +14,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from mutoscope.data.schema import Caption, Clip
 
 INDEX = "index.parquet"
 BLOCK = 512  # bytes, the unit of a tar file
+COPY_BYTES = 2**22  # copied at a time
 RECORD = 20 * BLOCK  # to a multiple of which a tar file is filled up
 
 
@@ -124,6 +125,35 @@ class Writer:
     def abandon(self) -> None:
         """Close the file without ending the shard."""
         self._file.close()
+
+
+def join(path: Path, parts: Sequence[tuple[Path, Sequence[Row]]]) -> list[Row]:
+    """Make one shard of several that hold its clips in order; it is, byte for byte, what one writer would have made.
+
+    Args:
+        path: of the shard; it appears when it is whole.
+        parts: shards that were closed, with their rows.
+
+    Returns:
+        The rows of the clips in the shard.
+    """
+    rows: list[Row] = []
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for part, inside in parts:
+            place = file.tell()
+            end = _padded(inside[-1].offset + inside[-1].size_bytes) if inside else 0
+            with part.open("rb") as source:
+                while left := end - source.tell():
+                    file.write(source.read(min(left, COPY_BYTES)))
+            moves = ((row.offset + place, row.record_offset + place) for row in inside)
+            rows += [
+                replace(row, offset=offset, record_offset=record)
+                for row, (offset, record) in zip(inside, moves, strict=True)
+            ]
+        file.write(bytes(2 * BLOCK + -(file.tell() + 2 * BLOCK) % RECORD))
+        file.flush()
+        os.fsync(file.fileno())
+    return rows
 
 
 def scan(file: IO[bytes], shard: int) -> Iterator[Row]:

@@ -53,7 +53,7 @@ def _shown(seed: int, start_s: float, end_s: float, fps: float = FPS, **how: flo
     return _look(_film(seed, times, **how), times)
 
 
-def _table(look: Look, width: int = 320, height: int = 240, sharpness: float = 50.0) -> pa.Table:
+def _table(look: Look, width: int = 320, height: int = 240, sharpness: float = 50.0, detail: float = 50.0) -> pa.Table:
     told = Facts(VERSION, width, height, FPS, "h264", len(look.time_s), look.duration_s, False, {})
     return pa.table(
         {
@@ -61,6 +61,7 @@ def _table(look: Look, width: int = 320, height: int = 240, sharpness: float = 5
             "phash": look.hashes,
             "cells": pa.array(look.cells.tolist(), pa.list_(pa.uint8(), NUM_CELLS)),
             "sharpness": np.full(len(look.time_s), sharpness, np.float32),
+            "detail": np.full(len(look.time_s), detail, np.float32),
         }
     ).replace_schema_metadata({b"mutoscope.signals": json.dumps(asdict(told)).encode()})
 
@@ -148,6 +149,39 @@ def test_two_moments_before_one_fixed_camera_are_not_alike_though_each_frame_loo
     assert aligned(early, same) is not None
 
 
+def _under_a_light(seed: int, smooth: float) -> Look:
+    """Return one still picture in whose middle a light flickers at its own pace."""
+    chance = np.random.default_rng([9, seed])
+    picture = np.random.default_rng(0).integers(60, 180, NUM_CELLS)
+    y, x = np.mgrid[:8, :8] - 3.5
+    kernel = np.exp(-(np.arange(-30, 31) ** 2) / (2 * smooth**2))
+    light = np.convolve(chance.normal(size=132), kernel, "valid")
+    cells = np.tile(picture.astype(float), (72, 1))
+    cells[:, :64] += 40 * (light / light.std())[:, None] * np.exp(-(x**2 + y**2) / 3).ravel()
+    cells = (cells + chance.normal(0, 0.3, cells.shape)).clip(0, 255).round().astype(np.uint8)
+    return Look(np.arange(72) / FPS, np.full(72, 123, np.uint64), cells)
+
+
+@pytest.mark.parametrize("smooth", [3, 6, 12])
+def test_one_still_scene_under_two_lights_is_no_duplicate_and_under_one_light_is(smooth: float) -> None:
+    looks = [_under_a_light(seed, smooth) for seed in range(8)]
+    assert not [pair for pair in itertools.combinations(looks, 2) if aligned(*pair) is not None]
+    later = Look(looks[0].time_s[:60], looks[0].hashes[12:], looks[0].cells[12:])
+    assert aligned(looks[0], later) is not None
+
+
+def test_slides_that_differ_in_a_few_cells_are_no_duplicates() -> None:
+    slide = np.random.default_rng(3).integers(60, 180, NUM_CELLS).astype(np.uint8)
+    other, copy = slide.copy(), slide.copy()
+    other[[27, 28]] += 12
+    copy[::3] += 2
+    first, second, third = (
+        Look(np.arange(48) / FPS, np.full(48, 5, np.uint64), np.tile(cells, (48, 1))) for cells in (slide, other, copy)
+    )
+    assert aligned(first, second) is None
+    assert aligned(first, third) is not None
+
+
 def test_a_picture_is_like_its_copy_but_not_like_the_video_in_which_it_is_a_frame() -> None:
     photo = _look(_film(7, np.zeros(1)), np.zeros(1))
     again = _look(_film(7, np.zeros(1), noise=0.5), np.zeros(1))
@@ -221,7 +255,7 @@ def _library() -> dict[str, pa.Table]:
     }
 
 
-def test_the_largest_is_kept_then_the_sharpest_then_the_longest_then_the_first() -> None:
+def test_the_most_detailed_is_kept_then_the_longest_then_the_longest_then_the_sharpest_then_the_first() -> None:
     library = _library()
     table = drop_duplicates(_rows(library), library.__getitem__)
     rows = {row["source"]: row for row in table.to_pylist()}
@@ -235,6 +269,22 @@ def test_the_largest_is_kept_then_the_sharpest_then_the_longest_then_the_first()
     longer = {"short": _table(_shown(73, 0.5, 3)), "long": _table(_shown(73, 0, 3))}
     reasons = drop_duplicates(_rows(longer), longer.__getitem__)["reason"].to_pylist()
     assert [reason[-6:] for reason in reasons] == ["longer", ""]
+
+
+def test_an_enlarged_a_shorter_or_a_silent_copy_is_not_the_best() -> None:
+    first = _table(_shown(80, 0, 4), 320, 240, detail=400)
+    library = {
+        "enlarged": _table(_shown(80, 0, 4), 480, 360, detail=400 / 1.5**4),
+        "excerpt": _table(_shown(80, 1, 4), 320, 240, sharpness=60, detail=440),
+        "original": first,
+        "small": _table(_shown(80, 0, 4), 160, 120, detail=700),
+    }
+    table = drop_duplicates(_rows(library), library.__getitem__)
+    assert _kept(table) == {"original"}
+    twins = {"silent": first, "sounding": first}
+    rows = _rows(twins)
+    heard = [row["id"] for row in rows.to_pylist() if row["source"] == "sounding"]
+    assert _kept(drop_duplicates(rows, twins.__getitem__, with_sound=heard)) == {"sounding"}
 
 
 def test_the_order_of_rows_changes_nothing() -> None:

@@ -126,6 +126,49 @@ def test_a_dropped_in_frame_of_another_picture_is_no_cut(tmp_path):
     assert told(table_of(frames, tmp_path)) == []
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("odd", ["white", "black", "grey", "inverted", "other"])
+def test_a_cut_under_odd_frames_is_one_cut_that_covers_them(tmp_path, odd, count):
+    first, second = shot(1, 40), shot(2, 40)
+    level = {"white": 255.0, "black": 0.0, "grey": 128.0}
+    between = 255 - second[:count] if odd == "inverted" else shot(3, count) * 0 + level.get(odd, 0)
+    between = shot(3, count) if odd == "other" else between
+    found = told(table_of(np.concatenate([first, between, second]), tmp_path))
+    assert found == [("cut", 40, 40 + count)]
+
+
+def test_a_cut_under_four_odd_frames_leaves_them_to_no_shot(tmp_path):
+    table = table_of(np.concatenate([shot(1, 48), np.full((4, HEIGHT, WIDTH, 3), 255.0), shot(2, 48)]), tmp_path)
+    kept = [span for span in spans(table) if not span.reason_for_drop]
+    assert len(kept) == 2
+    assert kept[0].end <= 48
+    assert kept[1].start >= 52
+
+
+@pytest.mark.parametrize("sigma", [12, 25, 45])
+def test_a_cut_between_soft_pictures_is_found_though_they_have_no_edges(tmp_path, sigma):
+    def soft(seed: int) -> np.ndarray:
+        draw = np.random.default_rng(seed)
+        blots = cv2.GaussianBlur(draw.normal(size=(HEIGHT, WIDTH + 40, 3)).astype(np.float32), (0, 0), sigma)
+        scene = np.clip(120 + 25 * blots / blots.std(), 0, 255)
+        return np.stack([scene[:, i : i + WIDTH] for i in range(30)])
+
+    assert told(table_of(np.concatenate([soft(1), soft(2)]), tmp_path)) == [("cut", 30, 30)]
+
+
+@pytest.mark.parametrize("gain", [0.4, 0.5, 0.7, 1.4, 2.0, 2.5])
+def test_a_step_of_the_exposure_is_no_cut(tmp_path, gain):
+    frames = shot(1, 48) * (0.5 if gain > 1 else 1.0)
+    frames[24:] *= gain
+    assert told(table_of(np.clip(frames, 0, 255), tmp_path)) == []
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0])
+def test_a_cut_to_a_darker_or_brighter_shot_is_one(tmp_path, gain):
+    frames = np.clip(np.concatenate([shot(1, 40) * 0.6, shot(2, 40) * 0.6 * gain]), 0, 255)
+    assert told(table_of(frames, tmp_path)) == [("cut", 40, 40)]
+
+
 def test_motion_light_and_captions_are_no_transitions(tmp_path):
     frames = [shot(1, 60, 6), shot(2, 60, 0), shot(3, 60, 0)]
     frames[1] = frames[1] * np.linspace(1, 0.6, 60, dtype=np.float32)[:, None, None, None]  # a lamp is turned down

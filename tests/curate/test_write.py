@@ -35,7 +35,10 @@ def written(out: Path, clips: list[Kept], settings: Write = Write()) -> Tars:
     shards = Shards(out, write.plan_digest(tasks, settings), settings, out / "fetched")
     shards.building.mkdir(parents=True)
     for task in tasks:
-        shards(task)
+        pieces = shards.left(task)
+        for piece in pieces[::-1]:  # the order in which they are done does not matter
+            shards(piece)
+        shards.join(task, pieces)
     shards.finish(tasks)
     return Tars(out)
 
