@@ -157,7 +157,7 @@ def generate(
         fps: Frames a second, as played.
         sampling: How to walk from noise to the video.
         count: How many videos, with seeds seed, seed + 1, ...
-        out: Folder, or a file ending in .mp4, .webm, .gif or .png.
+        out: Folder, or a file ending in .mp4, .mov, .mkv, .webm, .gif or .png.
         weights: Where the parts of the model are, and how it is kept.
         force: Try what has no room on the device, and what the bundled model does not know.
         negative: What to lead away from, as far as --guidance leads to the prompt.

@@ -48,20 +48,8 @@ from mutoscope.tasks import avatar, faces
 from mutoscope.tasks.avatar import Box
 
 CONTINUED = 4  # frames of a clip that its continuation is given
-ENDINGS = (".mp4", ".webm", ".gif", ".png")
-OTHER_ENDINGS = (
-    ".avi",
-    ".jpeg",
-    ".jpg",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mpeg",
-    ".mpg",
-    ".ts",
-    ".webp",
-    ".wmv",
-)  # not written
+ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".png")
+OTHER_ENDINGS = (".avi", ".jpeg", ".jpg", ".m4v", ".mpeg", ".mpg", ".ts", ".webp", ".wmv")  # not written
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ class Video:
         writer(cls.from_frames((), height, width, fps, num_frames), path, None)
 
     def save(self, path: str | Path, *, quality: Quality | None = None) -> None:
-        """Write the frames as they come: .mp4 (H.264, AAC), .webm (VP9, Opus), .gif, or .png.
+        """Write the frames as they come: .mp4, .mov or .mkv (H.264, AAC), .webm (VP9, Opus), .gif, or .png.
 
         A .png of one frame is the picture itself, of several a contact sheet, row by row. GIF and PNG hold no sound.
         Of more than two channels of sound, a layout that the file's codec knows is kept; others are mixed to stereo, as
@@ -284,7 +284,7 @@ class Video:
 
         Args:
             path: the file to write; its ending says what. Missing folders are made.
-            quality: of .mp4 and .webm, which is "good" unless told.
+            quality: of all but .gif and .png, which is "good" unless told.
 
         Raises:
             RequestError: an ending, size, rate or quality that cannot be served; before any frame is read.

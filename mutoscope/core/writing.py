@@ -1,4 +1,4 @@
-"""How videos are written: .mp4, .webm and .gif as the frames come, .png as a picture or a sheet of them.
+"""How videos are written: .mp4, .mov, .mkv, .webm and .gif as the frames come, .png as an image or a contact sheet.
 
 Footage ── writer ──> a function that writes it to a path, or a refusal before any frame is made
 """
@@ -6,7 +6,7 @@ Footage ── writer ──> a function that writes it to a path, or a refusal 
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import count, pairwise
@@ -78,20 +78,22 @@ class Format:
     layouts: tuple[str, ...]
 
 
+MP4 = Format(
+    muxer="mp4",
+    video="libx264",
+    audio="aac",
+    crf={"small": 28, "good": 17, "best": 10},
+    # x264's macroblock tree reads past small frames: on one machine, the same 64x64 clip gave five different files
+    encoding={"preset": "medium", "x264-params": "mbtree=0"},
+    muxing={"movflags": "+faststart"},  # the index first, so that a player can begin before it has the whole file
+    needs_even_size=True,  # colour is stored for pairs of pixels
+    colour_x=0,
+    layouts=("mono", "stereo", "3.0", "4.0", "5.0", "5.1"),  # ISO/IEC 14496-3, table 1.19,
+)
 FORMATS = {
-    # the index first, so that a player can begin before it has the whole file; colour is stored for pairs of pixels
-    ".mp4": Format(
-        muxer="mp4",
-        video="libx264",
-        audio="aac",
-        crf={"small": 28, "good": 17, "best": 10},
-        # x264's macroblock tree reads past small frames: on one machine, the same 64x64 clip gave five different files
-        encoding={"preset": "medium", "x264-params": "mbtree=0"},
-        muxing={"movflags": "+faststart"},
-        needs_even_size=True,
-        colour_x=0,
-        layouts=("mono", "stereo", "3.0", "4.0", "5.0", "5.1"),  # ISO/IEC 14496-3, table 1.19,
-    ),
+    ".mp4": MP4,
+    ".mov": replace(MP4, muxer="mov"),
+    ".mkv": replace(MP4, muxer="matroska", muxing={}),
     ".webm": Format(
         muxer="webm",
         video="libvpx-vp9",
@@ -116,7 +118,7 @@ def mixing(tracks: Sequence[AudioStream]) -> tuple[str, ...]:
         return ()
     layout = tracks[0].layout
     mixed = {suffix: mixed_layout(layout, form.layouts) for suffix, form in FORMATS.items()}
-    files = " and ".join(suffix for suffix, name in mixed.items() if name == "stereo" != layout)
+    files = ", ".join(suffix for suffix, name in mixed.items() if name == "stereo" != layout)
     return (f"sound of the layout {layout}, which is mixed down to stereo in {files}",) if files else ()
 
 
@@ -133,7 +135,7 @@ def writer(video: Footage, path: Path, quality: Quality | None) -> Callable[[Pat
             raise RequestError(f"{given}. Use {nearest}, or save as .webm, .gif or .png.")
         return partial(_write_stream, video, form, quality or "good")
     if suffix not in (".gif", ".png"):
-        raise RequestError(f"{path} ends in {suffix or 'nothing'}. Use .mp4, .webm, .gif or .png.")
+        raise RequestError(f"{path} ends in {suffix or 'nothing'}. Use .mp4, .mov, .mkv, .webm, .gif or .png.")
     if quality is not None:
         raise RequestError(f"quality={quality!r} was given, but {suffix} has only one. Leave it out.")
     if suffix == ".gif" and video.fps > 50:

@@ -19,8 +19,8 @@ from mutoscope.core.pictures import read_image
 from mutoscope.core.video import Audio, Video, exact_rate
 from mutoscope.core.writing import mixing
 
-FORMATS = [".mp4", ".webm", ".gif", ".png"]
-STREAMED = [".mp4", ".webm", ".gif"]
+FORMATS = [".mp4", ".mov", ".mkv", ".webm", ".gif", ".png"]
+STREAMED = [".mp4", ".mov", ".mkv", ".webm", ".gif"]
 
 
 def clip(num_frames: int = 16, height: int = 48, width: int = 64) -> np.ndarray:
@@ -370,7 +370,7 @@ def test_rate_and_duration_survive_a_file(tmp_path: Path, suffix: str, fps: floa
     video = Video.from_array(clip(40, 16, 16), fps)
     video.save(tmp_path / f"a{suffix}")
     back = Video.open(tmp_path / f"a{suffix}")
-    tick = {".mp4": 1e-4, ".webm": 1e-3, ".gif": 1.1e-2}[suffix]
+    tick = {".mp4": 1e-4, ".mov": 1e-4, ".mkv": 1e-3, ".webm": 1e-3, ".gif": 1.1e-2}[suffix]
     assert not back.variable_frame_rate
     assert float(back.fps) == pytest.approx(float(video.fps), rel=tick)
     np.testing.assert_allclose(back.timestamps, video.timestamps, atol=tick)
@@ -601,7 +601,7 @@ def test_missing_file_and_folder_are_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "fps", "name", "quality", "message"),
     [
-        ((48, 64), 8, "a.mov", None, r"ends in \.mov\. Use \.mp4, \.webm, \.gif or \.png"),
+        ((48, 64), 8, "a.avi", None, r"ends in \.avi\. Use \.mp4, \.mov, \.mkv, \.webm, \.gif or \.png"),
         ((48, 64), 8, "a", None, "ends in nothing"),
         ((47, 64), 8, "a.mp4", None, r"even width and height, not 64x47\. Use 64x48"),
         ((48, 63), 8, "a.mp4", None, r"Use 64x48, or save as \.webm"),
