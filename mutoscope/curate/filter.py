@@ -32,6 +32,41 @@ REDUCE = {
     "share_nonzero": lambda values: (values != 0).mean(),
 }
 
+REDUCE_MEANS = {
+    "mean": "mean over the frames",
+    "median": "median of the frames",
+    "min": "smallest of the frames",
+    "max": "largest of the frames",
+    "std": "deviation over the frames",
+    "p05": "what 5 % of the frames are below",
+    "p95": "what 5 % of the frames are above",
+    "mean_abs": "mean size over the frames, whatever the sign",
+    "share_nonzero": "share of frames where it is not 0",
+}
+COLUMN_MEANS = {  # of the table of frames, for people
+    "luma_mean": "mean light, 1 is white",
+    "luma_std": "contrast, the deviation of light",
+    "luma_low": "light of the dark parts",
+    "luma_high": "light of the bright parts",
+    "saturation": "distance of colours from grey",
+    "content": "change from the frame before",
+    "edge": "share of edges that came or went",
+    "hash_distance": "share of the perceptual hash that changed",
+    "histogram_distance": "change of the histogram of light",
+    "still": "share of the picture that does not change from the frame before",
+    "sharpness": "sharpness at one small size",
+    "detail": "sharpness at the frame's own size",
+    "flow_x": "pan to the side, in widths a frame",
+    "flow_y": "tilt, in widths a frame",
+    "flow_zoom": "zoom, a logarithm, per frame",
+    "flow_roll": "roll, in radians a frame",
+    "flow_residual": "motion that the camera does not explain",
+    "border_top": "share of the height that a border at the top takes",
+    "border_bottom": "share of the height that a border at the bottom takes",
+    "border_left": "share of the width that a border on the left takes",
+    "border_right": "share of the width that a border on the right takes",
+}
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -63,6 +98,12 @@ class Threshold:
         """Return the name of the number in the table of clips."""
         is_plain = self.column in FACTS
         return self.name or (self.column if is_plain else f"{self.column}_{self.reduce}")
+
+    @property
+    def meaning(self) -> str:
+        """Say in words what the number is, "" where its name is all that is known."""
+        column = COLUMN_MEANS.get(self.column)
+        return f"{column}: {REDUCE_MEANS[self.reduce]}" if column else ""
 
     def refusal(self, value: float) -> str:
         """Say why a value is refused, "" when it is not."""

@@ -365,7 +365,9 @@ def _chart(card: Card, name: str, unit: str, value: Callable[[Row], float | None
     limits = [at for at in (limit.at_least, limit.at_most) if at is not None] if limit else []
     svg = _bars(np.histogram(kept, edges)[0], np.histogram(dropped, edges)[0], (low, high), limits)
     shown = f"{html.escape(name)}{f', {html.escape(unit)}' if unit else ''}"
-    return f'<div class="chart"><h3>{shown}</h3>{svg}</div>'
+    about = limit or card.about.get(name)
+    meaning = f'<p class="soft">{html.escape(about.meaning)}</p>' if about and about.meaning else ""
+    return f'<div class="chart"><h3>{shown}</h3>{meaning}{svg}</div>'
 
 
 def _named(values: Iterable[str | list[str] | None]) -> Iterator[str]:

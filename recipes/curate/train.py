@@ -5,7 +5,7 @@ mutoscope train recipes/curate/train.py --out runs/first
 mutoscope generate "it moves" --image PICTURE --fit crop --model runs/first/clips/weights.safetensors
 
 It trains the smallest network on clips of a second, 64x64. For another data set, or for more, change a copy of this
-file; each data set needs a folder of latents of its own. recipes/curate/sizes.py trains on clips of all their shapes,
+file; the latents of each data set lie beside it. recipes/curate/sizes.py trains on clips of all their shapes,
 and on pictures, straight from the shards; recipes/toy/stiv.py shows what a longer course is made of.
 """
 
@@ -17,7 +17,7 @@ from mutoscope.train.recipe import Phase, Recipe
 AUTOENCODER = str(BUNDLED / "autoencoder_toy.safetensors")
 ENCODER = str(BUNDLED / "words.safetensors")
 DATASET = "set"
-LATENTS = "runs/first-latents"
+LATENTS = f"{DATASET}-latents"  # beside the data set, so that no other one shares it
 
 
 def recipe() -> Recipe:

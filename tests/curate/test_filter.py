@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mutoscope.core.errors import RecipeError
-from mutoscope.curate.filter import Threshold, Thresholds
+from mutoscope.curate.filter import COLUMN_MEANS, Threshold, Thresholds
 from mutoscope.curate.ingest import Source
+from mutoscope.curate.signals import SCHEMA
 from mutoscope.curate.stage import CLIPS, Work, clip_id, save
 
 SOURCE = Source("0" * 16, "a.mp4", num_frames=20, width=64, height=48, fps="10", duration_s=2.0)
@@ -106,3 +107,11 @@ def test_a_misspelt_column_is_refused_with_those_there_are(tmp_path: Path) -> No
         judged(tmp_path, Threshold("lihgt"))
     with pytest.raises(RecipeError, match="light_mean"):
         Thresholds((Threshold("light"), Threshold("light", at_least=1)))
+
+
+def test_a_number_of_the_frames_is_told_in_words() -> None:
+    assert Threshold("still").meaning == (
+        "share of the picture that does not change from the frame before: mean over the frames"
+    )
+    assert Threshold("duration_s").meaning == ""
+    assert set(COLUMN_MEANS) <= set(SCHEMA.names)
