@@ -74,7 +74,7 @@ class Config:
         rope_grid: tokens along T, H, W in the training that this one continues; positions of a longer axis are squeezed
             into that range (section 2.4, interpolation). None: positions count tokens.
         weighed: weigh input and answer by time, as Karras et al. 2022 (section 5) do, for data of unit variance. Ours,
-            not the paper's (docs/decisions/0002-toy-training.md).
+            not the paper's (docs/decisions/0002-training.md).
     """
 
     depth: int

@@ -7,7 +7,7 @@ compiler for torch.compile. STIV (arXiv 2412.07730) inflates an image model to a
 frames is one slot of tokens: it costs what a picture would and shows motion, too, and nothing needs inflating. The
 clips are left to teach how things move for longer. All along one model learns all tasks, by drawing which frames are
 given. The second round begins where the first ended, with as many scenes again that it has not seen; a third has clips
-alone. What each choice is worth: docs/decisions/0002-toy-training.md and those after it.
+alone. What each choice is worth: docs/decisions/0002-training.md.
 """
 
 from dataclasses import replace

@@ -116,3 +116,22 @@ def test_a_stop_while_training_the_decoder_keeps_the_latents(objective: Reconstr
 def test_the_preview_shows_clips_above_what_is_made_of_them(objective: Reconstruction) -> None:
     video = objective.preview(objective.module, 1)
     assert (video.num_frames, video.height, video.width) == (16, 128, 256)
+
+
+def test_a_probe_reads_the_latents_of_small_frames_and_stays_behind(tmp_path: Path) -> None:
+    supervised = replace(SMALL, structure=0.5)
+    torch.manual_seed(0)
+    objective = supervised.build(seed=3)
+    usual, large = objective.batch(range(8), 3), objective.batch(range(8), 4)
+    assert usual.maps is not None and usual.maps.shape == (8, 20, 8, 8) and large.maps is None
+    loss, numbers = objective.loss(objective.module, usual)
+    assert {"psnr_db", "shape", "colour", "background"} <= numbers.keys()
+    loss.mean().backward()
+    assert objective.module.get_submodule("probe.out").weight.grad is not None
+    assert objective.loss(objective.module, large)[1].keys() == {"psnr_db"}
+    objective.export(objective.module, tmp_path / "weights.safetensors")
+    ToyAutoencoder.load(tmp_path / "weights.safetensors")  # which takes no other names
+    later = replace(SMALL, trains="decoder").build(seed=3)
+    later.start(objective.module.state_dict(), source="test")
+    with pytest.raises(RecipeError, match=r"structure=0\.5 must be"):
+        replace(supervised, trains="decoder")

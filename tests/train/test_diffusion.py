@@ -18,7 +18,9 @@ from mutoscope.train import loop, precompute
 from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents, LengthMix, OneSize
 from mutoscope.train.precompute import FolderClips, Precompute, WorldClips
 from mutoscope.train.recipe import Phase, Recipe
+from mutoscope.train.structure import Supervision
 from mutoscope.worlds.scene import sample
+from mutoscope.worlds.truth import truth_maps
 from tests.train.small import write_models
 
 WORLD = WorldClips(count=6, num_frames=8, height=32, width=32)
@@ -303,3 +305,46 @@ def test_real_files_become_clips_with_their_captions(tmp_path: Path, folder: Pat
     assert (clip.source_height, clip.source_width, clip.crop_top, clip.crop_left, clip.stride) == (48, 64, 0, 5, 2)
     objective = built(folder, data=(Latents(str(tmp_path / "latents")),), text_dropout=0.0)
     assert {objective.batch([0], step).texts[0] for step in range(20)} == {"noise", "噪声"}
+
+
+FINE = ("patch_size=[2,1,1]",)  # tokens of one cell each, which a probe can read
+
+
+def test_the_truth_that_supervises_is_that_of_the_frames_drawn(folder: Path) -> None:
+    objective = built(folder, overrides=FINE, window=4, supervision=Supervision(object_weight=3.0))
+    batch = objective.batch([4], 2)
+    assert batch.maps is not None and batch.maps.shape[1] == 4
+    truth = torch.from_numpy(truth_maps(sample(4), 8, 32, 32))
+    assert any(torch.equal(batch.maps[0], truth[first : first + 4]) for first in range(5))
+
+
+def test_a_weight_of_one_and_no_probe_leave_the_loss_as_it_is(folder: Path) -> None:
+    losses = []
+    for supervision in (None, Supervision(), Supervision(object_weight=4.0)):
+        objective = built(folder, overrides=FINE, supervision=supervision)
+        losses.append(objective.loss(objective.module, objective.batch(range(4), 1))[0])
+    torch.testing.assert_close(losses[0], losses[1])
+    assert not torch.allclose(losses[0], losses[2])
+
+
+def test_a_probe_teaches_the_blocks_before_it_and_stays_behind(folder: Path, tmp_path: Path) -> None:
+    objective = built(folder, overrides=FINE, supervision=Supervision(probe=0.1, block=0))
+    plain = built(folder, overrides=FINE)
+    batch = objective.batch(range(4), 1)
+    loss, numbers = objective.loss(objective.module, batch)
+    assert loss.mean() > numbers["velocity_error"] and 0 <= numbers["probe_shape"] <= 1
+    loss.mean().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in objective.module.get_submodule("probe").parameters())
+    objective.export(objective.module, tmp_path / "weights.safetensors")
+    tensors, _ = weights.read(tmp_path / "weights.safetensors")
+    assert tensors.keys() == plain.module.state_dict().keys()
+    objective.start(tensors, source="test")  # with a probe of its own again
+    plain.start(objective.module.state_dict(), source="test")  # and without
+    torch.testing.assert_close(plain.module.state_dict()["patch.weight"], tensors["patch.weight"].float())
+
+
+def test_tokens_of_several_cells_cannot_be_probed(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="no tokens of one cell"):
+        settings(folder, supervision=Supervision(probe=0.1)).build(seed=0)
+    with pytest.raises(RecipeError, match="the network has blocks 0 to 2"):
+        settings(folder, overrides=FINE, supervision=Supervision(probe=0.1, block=3)).build(seed=0)
