@@ -166,7 +166,8 @@ def test_command_in_the_sidecar_makes_the_same_video(
     job: Callable[..., GenerateJob], tmp_path: Path, folders: Path, photo: Path
 ) -> None:
     (path,) = generate(job("hunyuan-i2v"), quiet=True)
-    words = sidecar(path)["command"]
+    *words, flag = sidecar(path)["command"]
+    assert flag == "--overwrite"
     options = dict(zip(words[3::2], words[4::2], strict=True))
     assert options["--template"] == str(folders / "video_i2v.txt") and options["--image"] == str(photo)
     request = Request(
