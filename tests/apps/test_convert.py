@@ -74,7 +74,12 @@ def test_pt_file_is_converted_without_being_unpickled_whole(job: ConvertJob, tmp
     ema = {name: tensor + 1 for name, tensor in theirs.items()}
     torch.save({"module": theirs, "ema": ema}, tmp_path / "w.pt")
     files, found = convert(
-        replace(job, loading=Loading(weights=str(tmp_path / "w.pt"), entry="ema"), layout="diffusers", out=tmp_path / "ema.safetensors"),
+        replace(
+            job,
+            loading=Loading(weights=str(tmp_path / "w.pt"), entry="ema"),
+            layout="diffusers",
+            out=tmp_path / "ema.safetensors",
+        ),
         quiet=True,
     )
     assert found == "official"
