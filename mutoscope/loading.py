@@ -10,7 +10,7 @@ and then on the hub.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -31,8 +31,8 @@ from mutoscope.core.dist import print0
 from mutoscope.core.errors import MissingExtra, RequestError, WeightsError
 from mutoscope.core.layouts import Match
 from mutoscope.core.tensors import Checkpoint
-from mutoscope.encoders.base import Encoder
-from mutoscope.encoders.cache import Cached, default_folder, fingerprint
+from mutoscope.encoders.base import Encoder, TextTokens
+from mutoscope.encoders.cache import Cached, Picture, default_folder, fingerprint
 from mutoscope.models.family import Family, Reader, Release
 from mutoscope.models.family import load as load_family
 from mutoscope.pipeline import (
@@ -110,7 +110,8 @@ def outline(name: str, loading: Loading = Loading()) -> Outline:
         for option, value in (("weights", loading.weights), ("entry", loading.entry), ("template", loading.template)):
             if value is not None:
                 raise RequestError(
-                    f"{name} was not published by others, so --{option} does not go with it. Leave it out."
+                    f"{name} was not published by others, so --{option} does not go with it. Leave it out; a file that "
+                    "training wrote is named as the model (--model FILE)."
                 )
         for part in (loading.vae, loading.text_encoders):
             if part is not None and not Path(part).is_file():
@@ -224,7 +225,7 @@ def _load_published(found: Outline, release: Release, loading: Loading, device: 
     if loading.quantize is not None:
         match = quantized(match, quantize_linears(network, found.family.quantized))
     folder = _brought(where.readers, reader.folders, "--text-encoders with the folder that holds text_encoder")
-    encoder = _remembering(reader, folder, home)
+    encoder = _remembering(found, reader, folder, home)
     path = _autoencoder_path(where.autoencoder)
     autoencoder = found.family.autoencoder.load(path)
     _refuse_other_latents(found, autoencoder, where.autoencoder)
@@ -374,7 +375,31 @@ def _refuse_other_latents(found: Outline, autoencoder: Autoencoder, source: str)
         )
 
 
-def _remembering(reader: Reader, folder: Path, home: torch.device) -> Cached:
+class _Fitting(Cached):
+    """An encoder that remembers, for a network that takes tokens of one width."""
+
+    def __init__(self, load: Callable[[], Encoder], fingerprint: str, found: Outline, source: Path) -> None:
+        super().__init__(load, fingerprint, default_folder())
+        self.dim, self.name, self.source = found.config.text_dim, found.name, source
+
+    def encode(self, texts: Sequence[str], pictures: Sequence[Picture] | None = None) -> TextTokens:
+        """Encode prompts, or read what they were encoded to; as `Cached.encode`."""
+        return self._checked(super().encode(texts, pictures))
+
+    def null(self, count: int) -> TextTokens:
+        """Encode the empty prompt ``count`` times."""
+        return self._checked(super().null(count))
+
+    def _checked(self, text: TextTokens) -> TextTokens:
+        if text.tokens.shape[2] != self.dim:
+            raise WeightsError(
+                f"the text encoders in {self.source} make tokens of {text.tokens.shape[2]} numbers, and {self.name} "
+                f"takes {self.dim}. Name those that it was trained with (--text-encoders)."
+            )
+        return text
+
+
+def _remembering(found: Outline, reader: Reader, folder: Path, home: torch.device) -> Cached:
     """Return the encoder of a folder that holds what it reads with, which is loaded when a prompt is new to it."""
 
     def load() -> Encoder:
@@ -384,7 +409,7 @@ def _remembering(reader: Reader, folder: Path, home: torch.device) -> Cached:
     own = sorted(path for pattern in reader.folders for path in folder.glob(pattern) if path.is_dir())
     versions = [f"{name} {version(name)}" for name in ("mutoscope", "torch", "transformers") if find_spec(name)]
     files = [fingerprint(path) for path in own]
-    return Cached(load, fingerprint(own[0], *reader.settings, *versions, *files), default_folder())
+    return _Fitting(load, fingerprint(own[0], *reader.settings, *versions, *files), found, folder)
 
 
 def _listed(source: str, within: Sequence[str]) -> Mapping[str, Any]:

@@ -140,8 +140,8 @@ class LocalFolder:
 
     def above(self) -> "LocalFolder | None":
         """Return the folder that this one is in."""
-        path = self.path.absolute()
-        return None if path.parent == path else LocalFolder(str(path.parent), path.parent)
+        above = self.path.absolute().parent
+        return None if above == above.parent else LocalFolder(str(above), above)  # the root holds everything
 
     def fetch(self, name: str) -> Path:
         """Return the file."""

@@ -36,7 +36,7 @@ def part_in(source: str, component: str) -> str:
         return source
 
     def holds(place: Folder) -> bool:
-        inside = (*FOLDERS[component], "")
+        inside = (*FOLDERS[component], *([""] if place is folder else []))
         return any(name.endswith(ENDINGS) and name.rpartition("/")[0] in inside for name in place.names())
 
     found = _below(folder, holds)
