@@ -314,3 +314,17 @@ def test_official_folder_becomes_a_video_whose_command_makes_it_again(
     with pytest.raises(SystemExit):
         cli.main()
     assert "make tokens of 16 numbers, and hunyuan/tiny takes 12. Name those" in capsys.readouterr().err
+
+
+def test_published_configs_are_those_of_the_presets() -> None:
+    said = {"num_layers": 20, "num_single_layers": 40, "num_attention_heads": 24, "attention_head_dim": 128}
+    said |= {"mlp_ratio": 4.0, "patch_size": 2, "patch_size_t": 1, "in_channels": 16, "out_channels": 16}
+    said |= {"rope_axes_dim": [16, 56, 56], "rope_theta": 256.0, "guidance_embeds": True, "num_refiner_layers": 2}
+    said |= {"text_embed_dim": 4096, "pooled_projection_dim": 768, "qk_norm": "rms_norm"}
+    assert hunyuan.configured(hunyuan.PRESETS["tiny"], said) == hunyuan.PRESETS["t2v"]
+    assert hunyuan_i2v.configured(hunyuan_i2v.PRESETS["replace"], said) == hunyuan_i2v.PRESETS["replace"]
+    said |= {"in_channels": 33, "guidance_embeds": False, "image_condition_type": "latent_concat"}
+    assert hunyuan_i2v.configured(hunyuan_i2v.PRESETS["concat"], said) == hunyuan_i2v.PRESETS["concat"]
+    said = {"num_layers": 38, "num_attention_heads": 38, "attention_head_dim": 64, "in_channels": 16, "patch_size": 2}
+    said |= {"joint_attention_dim": 4096, "pooled_projection_dim": 2048, "sample_size": 128}
+    assert contentv.configured(contentv.PRESETS["tiny"], said) == contentv.PRESETS["8B"]

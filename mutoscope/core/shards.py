@@ -48,6 +48,11 @@ def choose(folder: Folder, within: Sequence[str]) -> Files:
             if found := _sets(here, endings):
                 title = _plain(folder, found)
                 return of_index(folder, title, names) if INDEX.fullmatch(title) else _series(folder, found[title])
+    if any(name.endswith(".distcp") for name in names):
+        raise WeightsError(
+            f"{folder.source} is a checkpoint of torch.distributed, which is not read. Turn it into a file first: "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pt"
+        )
     folders_here = sorted({name.split("/")[0] for name in names if name.endswith(ENDINGS) and "/" in name})
     hint = f"There are some in {', '.join(folders_here)}: name one of them." if folders_here else "Name another folder."
     raise WeightsError(f"there are no weights in {folder.source}. {hint}")

@@ -72,6 +72,12 @@ def test_letters_of_shards_may_differ_in_case_from_the_index(tmp_path: Path) -> 
     assert open_checkpoint(tmp_path).headers.keys() == {"a", "b"}
 
 
+def test_checkpoint_of_torch_distributed_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "__0_0.distcp").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"of torch\.distributed, which is not read.* dcp_to_torch FOLDER"):
+        open_checkpoint(tmp_path)
+
+
 def test_two_ways_to_cut_without_an_index_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "plain", index=False)
     save_file(ONE, tmp_path / f"{STEM}-00001-of-00003.safetensors")
