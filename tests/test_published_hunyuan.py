@@ -255,7 +255,7 @@ def test_encoded_prompts_are_remembered_and_told_apart_by_their_picture(
         monkeypatch.setattr(kind, "load", fail)
     (again,) = generate(job("hunyuan-i2v", out=tmp_path / "again.mp4"), quiet=True)
     assert again.read_bytes() == first.read_bytes()
-    (again,) = generate(job("hunyuan", picture=False, out=tmp_path / "again.mp4"), quiet=True)
+    (again,) = generate(job("hunyuan", picture=False, out=tmp_path / "again-plain.mp4"), quiet=True)
     assert again.read_bytes() == plain.read_bytes()
     Image.fromarray(np.full((49, 100, 3), 99, np.uint8)).save(photo)
     with pytest.raises(AssertionError, match="loaded for nothing"):
