@@ -110,7 +110,7 @@ def job(tmp_path: Path, folders: Path, photo: Path) -> Callable[..., GenerateJob
     def make(model: str, picture: bool = True, request: Request | None = None, **more: Any) -> GenerateJob:
         template = folders / ("video_i2v.txt" if "i2v" in model else "video.txt")
         loading = Loading("cpu", template=more.pop("template", template))
-        more = {"loading": loading, "out": tmp_path / "out.mp4", "fit": "crop", **more}
+        more = {"loading": loading, "out": tmp_path / "out.mp4", "fit": "crop", "overwrite": True, **more}
         request = request or Request(PROMPT, steps=2, seed=1)
         return GenerateJob(request, model, image=photo if picture else None, **more)
 
