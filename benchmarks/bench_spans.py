@@ -17,9 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from mutoscope.core.video import Video
 from mutoscope.worlds import footage
@@ -40,7 +42,7 @@ def draw(path: Path, seconds: int, codec: str) -> Path:
     grain = np.random.default_rng(0).normal(0, 3, (8, *SIZE, 1)).astype(np.float32)
     count = seed = 0
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(encoder, rate=30, options=options)
+        stream = cast(VideoStream, container.add_stream(encoder, rate=30, options=options))
         stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
         while count < 30 * seconds:
             for frame in footage.sample(seed, size=SIZE, fps=30).frames():

@@ -13,6 +13,7 @@ from mutoscope.core import config, weights
 from mutoscope.core.errors import MediaError, RecipeError, WeightsError
 from mutoscope.data.shards import Shards
 from mutoscope.diffusion.guidance import Guidance
+from mutoscope.loading import load
 from mutoscope.models.family import Sampling
 from mutoscope.train import loop, precompute
 from mutoscope.train.diffusion import DiffusionObjective, GivenMix, Latents, LengthMix, OneSize
@@ -220,7 +221,7 @@ def test_images_then_clips_run_to_weights_that_generate(tmp_path: Path, folder: 
     made = loop.run(whole, tmp_path)
     assert (tmp_path / "pictures" / "samples" / "step-000002.png").exists()
     assert (tmp_path / "clips" / "samples" / "step-000002.gif").exists()
-    system = pipeline.load(str(made), "cpu")
+    system = load(str(made), "cpu")
     request = pipeline.Request("a red circle", steps=2)
     assert system.generate([request])[0].array().shape == (8, 32, 32, 3)
 
