@@ -35,15 +35,15 @@ OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to walk from noise to a video.
+    """How a video is sampled.
 
     Args:
         steps: Sampling steps; the model's own number if not given, as for the options down to restarts.
-        guidance: How strongly to follow the prompt and the pictures; 1 is as trained.
-        image_guidance: How strongly to follow the pictures, if not as the prompt.
+        guidance: Guidance scale, for the prompt and the conditioning frames; 1 is as trained.
+        image_guidance: Guidance scale for the conditioning frames, if not that of the prompt.
         renormalise: Keep the length of the guided velocity over each sample, frame or token; none lets it grow.
         sampler: euler, heun or adams_bashforth.
-        shift: How far the times of sampling lean towards noise; 1 spaces them evenly.
+        shift: Timestep shift: above 1 more steps are spent near noise; 1 spaces them evenly.
         restarts: How often to go back towards noise and come down again, each time some more steps; 0 for never.
         seed: Of the noise; the same seed gives the same file on the same machine.
     """
@@ -58,7 +58,7 @@ class Sampling:
     seed: int = 0
 
     def request(self) -> "Request":
-        """Return a request for a video without words, sampled like this."""
+        """Return a request with an empty prompt, sampled like this."""
         from mutoscope.pipeline import Request
 
         return Request(
@@ -86,8 +86,7 @@ class Weights:
         vae: Weights of the autoencoder: a file, or a folder with it.
         text_encoders: Folder that holds text_encoder, text_encoder_2 and the like, as released.
         entry: Which weights to take of a file that holds several, such as ema.
-        template: File with what stands around a prompt, for published models whose template does not come with this
-            package.
+        template: File with the prompt template, for published models whose template does not come with this package.
         offload: component keeps each of network, autoencoder and text encoder on the device only while it is used.
         quantize: fp8 keeps the weights of the network's linear layers in eight bits, which changes the video and needs
             about half their memory.
@@ -141,30 +140,30 @@ def generate(
     skip_steps: Annotated[bool, FlagCreatePairsOff] = False,
     overwrite: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
-    """Generate videos from a sentence, and from pictures or a clip where given.
+    """Generate videos from a prompt, and from conditioning images or a clip if there are any.
 
     Args:
         prompt: What the video should show, in English or Chinese.
         model: family/preset of a bundled or published model, or a weights file that training wrote.
-        image: Picture that becomes the first frame.
-        last_image: Picture that becomes the last frame.
+        image: Image that becomes the first frame.
+        last_image: Image that becomes the last frame.
         video: Clip to continue: its last four frames become the first four.
-        fit: What to do with a picture of another size: refuse it (exact), scale and cut the edges (crop), or scale and
+        fit: What to do with an image of another size: refuse it (exact), scale and cut the edges (crop), or scale and
             add grey edges (pad).
         num_frames: Frames; the model's own number if not given, as for the three options below.
         height: Pixels.
         width: Pixels.
         fps: Frames a second, as played.
-        sampling: How to walk from noise to the video.
+        sampling: How the video is sampled.
         count: How many videos, with seeds seed, seed + 1, ...
         out: Folder, or a file ending in .mp4, .mov, .mkv, .webm, .gif or .png.
         weights: Where the parts of the model are, and how it is kept.
         force: Try what has no room on the device, and what the bundled model does not know.
-        negative: What to lead away from, as far as --guidance leads to the prompt.
-        audio: Voice with which the person in --image speaks, for models that make somebody speak.
-        face_box: Where their face is in the picture, as LEFT,TOP,RIGHT,BOTTOM in pixels; all of it follows the voice
+        negative: Negative prompt: what guidance leads away from.
+        audio: Speech for the avatar in --image, for avatar models.
+        face_box: Face of the avatar in the image, as LEFT,TOP,RIGHT,BOTTOM in pixels; the whole image follows the speech
             if neither this nor --face-detector is given.
-        face_detector: File of a detector that finds the largest face in the picture: YuNet, as ONNX.
+        face_detector: File of a detector that finds the largest face in the image: YuNet, as ONNX.
         skip_steps: With --audio, compute only a part of the network in some steps; faster, and not quite the same.
         overwrite: Let the file that --out names replace another.
     """
@@ -224,7 +223,7 @@ def models() -> None:
 
 
 def info(model: Annotated[Positional[str], arg(metavar="MODEL")], /) -> None:
-    """Tell about a model: its size, what it needs, where its weights are and on what terms.
+    """Describe a model: its size, what it needs, where its weights are and under which licence.
 
     Args:
         model: family/preset, or a weights file that training wrote.
@@ -250,7 +249,7 @@ def plan(
     weights: OptionalText = None,
     quantize: OptionalQuantize = None,
 ) -> None:
-    """Tell what a video would cost: FLOPs, memory and time. No weights are needed.
+    """Estimate what a video would cost: FLOPs, memory and time. No weights are needed.
 
     Args:
         model: family/preset, or a weights file that training wrote.
@@ -260,10 +259,10 @@ def plan(
         hardware: Device to plan for; cpu is this machine.
         gpus: How many of them share the work.
         steps: Sampling steps.
-        guidance: How strongly to follow the prompt; 1 is as trained.
+        guidance: Guidance scale; 1 is as trained.
         sampler: euler, heun or adams_bashforth.
         restarts: How often to go back towards noise, which takes some more steps each time.
-        with_picture: Plan for a video that begins with a given picture.
+        with_picture: Plan for a video with a conditioning image.
         weights: Plan for these weights of the network, whose config.json may say another size.
         quantize: Plan with the weights of the network's linear layers in eight bits: fp8.
     """
@@ -362,7 +361,7 @@ def evaluate(
         sets: Parts of the suite; all that make up its main figures if not given.
         limit: Samples of each part, to try the command out.
         batch_size: Clips sampled at once.
-        sampling: How to walk from noise to the samples.
+        sampling: How the clips are sampled.
         weights: Where the parts of the model are, and how it is kept.
     """
     from contextlib import ExitStack
@@ -405,7 +404,7 @@ def curate(
     engine: Literal["local", "ray"] = "local",
     prune: bool = False,
 ) -> None:
-    """Make a data set of videos and pictures: clips in tar shards, and a page that tells what was dropped and why.
+    """Make a data set of videos and images: clips in tar shards, and a page that says what was dropped and why.
 
     The same command goes on where a run was stopped; a changed recipe does again only what the change touches.
 

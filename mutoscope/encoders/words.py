@@ -40,7 +40,7 @@ PADDING, UNKNOWN, START = 0, 1, 2  # ids in front of those of the vocabulary
 SPECIAL = 3
 WORD = re.compile(r"[a-z]+|[0-9]|[\u3400-\u9fff]|[.,:;!?]")
 WESTERN = str.maketrans("。，、：；！？’", ".,,:;!?'")  # one form of every mark
-CLOSE = 0.8  # of difflib's ratio: a slip of the pen, such as cirle for circle; cat is no slip for can
+CLOSE = 0.8  # of difflib's ratio: one letter wrong, missing or too many; cat is no slip for can
 MARKS = frozenset(".,:;!?")
 
 
