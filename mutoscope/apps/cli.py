@@ -161,8 +161,8 @@ def generate(
         force: Try what has no room on the device, and what the bundled model does not know.
         negative: Negative prompt: what guidance leads away from.
         audio: Speech for the avatar in --image, for avatar models.
-        face_box: Face of the avatar in the image, as LEFT,TOP,RIGHT,BOTTOM in pixels; the whole image follows the speech
-            if neither this nor --face-detector is given.
+        face_box: Face of the avatar in the image, as LEFT,TOP,RIGHT,BOTTOM in pixels; the whole image follows the
+            speech if neither this nor --face-detector is given.
         face_detector: File of a detector that finds the largest face in the image: YuNet, as ONNX.
         skip_steps: With --audio, compute only a part of the network in some steps; faster, and not quite the same.
         overwrite: Let the file that --out names replace another.
