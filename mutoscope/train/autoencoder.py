@@ -151,7 +151,7 @@ class Reconstruction(Objective):
     def start(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
         """Begin from weights of this network; those of the encoder become final when the decoder alone is trained."""
         super().start(tensors if self.settings.structure > 0 else without_probe(tensors), source=source)
-        if self.settings.trains == "decoder":
+        if self.settings.trains == "decoder" and not _is_settled(tensors):
             self._settle(self.module)
 
     def compile(self) -> None:
@@ -243,6 +243,11 @@ class Reconstruction(Objective):
         clips = torch.cat([world_clip(seed, "held_out") for seed in seeds])
         both = torch.stack([clips, final.decode(final.encode(clips))])
         return Video.from_tensor(rearrange(both, "row B C T H W -> C T (row H) (B W)"), fps=8)
+
+
+def _is_settled(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether these are exported weights, whose latents are final already."""
+    return bool((tensors["encoder.normalise.deviation"] != 1).any())
 
 
 def psnr(made: Float[Tensor, "B *S"], wanted: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:

@@ -135,3 +135,14 @@ def test_a_probe_reads_the_latents_of_small_frames_and_stays_behind(tmp_path: Pa
     later.start(objective.module.state_dict(), source="test")
     with pytest.raises(RecipeError, match=r"structure=0\.5 must be"):
         replace(supervised, trains="decoder")
+
+
+def test_a_decoder_trained_from_an_exported_file_on_other_frames_keeps_its_latents(
+    objective: Reconstruction, tmp_path: Path
+) -> None:
+    objective.export(objective.module, tmp_path / "both.safetensors")
+    exported = ToyAutoencoder.load(tmp_path / "both.safetensors")
+    later = replace(SMALL, trains="decoder", first_seed=500).build(seed=3)
+    later.start(exported.state_dict(), source="test")
+    later.export(later.module, tmp_path / "decoder.safetensors")
+    assert ToyAutoencoder.load(tmp_path / "decoder.safetensors").latents_id() == exported.latents_id()
