@@ -140,7 +140,8 @@ def test_streaming_leaves_gradients_as_they_were(autoencoder: HunyuanAutoencoder
 def test_a_batch_of_two_is_two_batches_of_one(autoencoder: HunyuanAutoencoder) -> None:
     latents, video = random(2, 4, 2, 2, 3), random(2, 3, 5, 16, 16)
     for way, x in ((autoencoder.pixels, latents), (autoencoder.moments, video)):
-        torch.testing.assert_close(way(x), torch.cat([way(one) for one in x.split(1)]), rtol=1e-4, atol=1e-5)
+        # a CPU without AVX-512 rounds a batch of two otherwise: 1.4e-5 of values of about 1
+        torch.testing.assert_close(way(x), torch.cat([way(one) for one in x.split(1)]), rtol=1e-4, atol=5e-5)
 
 
 def test_the_input_is_left_as_it_was(autoencoder: HunyuanAutoencoder) -> None:

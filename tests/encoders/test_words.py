@@ -47,8 +47,10 @@ def test_a_plural_counts_as_its_singular() -> None:
 
 def test_unknown_words_are_named_once_with_the_nearest_known_ones() -> None:
     tokenizer = Tokenizer(VOCABULARY)
-    assert tokenizer.unknown("a rad star and a rad zzzz!") == [
-        ("rad", ["red"]),
+    assert tokenizer.unknown("a rad spin spinz and a rad zzzz!") == [
+        ("rad", []),  # as near to red as cat is to can
+        ("spin", ["spins"]),
+        ("spinz", ["spins"]),
         ("and", []),
         ("zzzz", []),
     ]
