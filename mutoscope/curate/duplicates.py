@@ -40,13 +40,7 @@ from mutoscope.curate.pixels import CELLS, NUM_CELLS
 from mutoscope.curate.signals import facts
 from mutoscope.curate.stage import CLIPS, SetView, embeddings, replace_columns
 
-COLUMNS = (
-    "time_s",
-    "phash",
-    "cells",
-    "sharpness",
-    "detail",
-)  # of the tables of frames; the facts in their metadata too
+COLUMNS = ("time_s", "phash", "cells", "sharpness", "detail")  # of tables of frames; the facts in their metadata too
 LUMA_CELLS = CELLS**2
 # luma and colour weigh the same in all, so that distances are in levels
 WEIGHTS = np.sqrt(
@@ -55,7 +49,9 @@ WEIGHTS = np.sqrt(
 PARTS = 4  # of a hash, of 16 bits
 PHASES = 4  # moments between two samples that are tried
 SPEEDS = (1.0, 24 / 25, 25 / 24, 4 / 5, 5 / 4, 2 / 3, 3 / 2, 1 / 2, 2.0)
-SAME_DETAIL = 0.7  # of the best detail of a group, from which a clip holds as much
+# how detail grows with the pixels of a frame: copies that were made smaller have less of it, and so have enlarged ones
+DETAIL_GROWS = 0.35
+SAME_DETAIL = 0.7  # of the best detail of a group, from which length and sound count for more
 SAME_LENGTH = 0.95  # of the longest of those, from which a clip is as long
 CELLS_FROM = 20_000  # embeddings from which they are clustered first
 KINDS = ("exact", "perceptual", "semantic")
@@ -98,7 +94,7 @@ class DuplicateSettings:
     cosine: float = 0.97
     block: int = 2048
     name: str = "duplicates"
-    version: int = field(default=2, init=False)
+    version: int = field(default=3, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 < self.cosine <= 1 or self.keys_a_second <= 0 or self.crowd < 1:
@@ -150,8 +146,8 @@ def drop_duplicates(
 ) -> pa.Table:
     """Mark all but the best of each group of duplicates among the clips that are still kept.
 
-    Kept is the one with the most detail, then the longest, then one with sound; where copies hold the same, the one
-    with the smallest frame, as the others were made larger, then the sharpest, then the first by name.
+    Kept is the longest of those with much the same detail, one with sound if any has it; then the one with the most
+    detail, which copies lose that were made smaller or larger or encoded again; then the first by name.
 
     Args:
         clips: of all sources; any order gives the same result.
@@ -239,7 +235,8 @@ class Merits:
     """What tells which of several copies is the best.
 
     Args:
-        detail: pixels of a frame times the deviation of its Laplacian, which making a picture larger does not raise.
+        detail: deviation of the Laplacian at the frame's own size times a power of its pixels, which is less in a copy
+            that was made smaller, and in one that was made larger.
         duration_s: of the clip.
         has_sound: its source has.
         pixels: of a frame.
@@ -258,14 +255,13 @@ class Merits:
 def _best(group: Sequence[Merits]) -> Merits:
     """Choose the copy that holds most.
 
-    All that have much the same detail and length hold the same; of them sound decides. Then the smallest frame does, as
-    the larger ones were made larger, then sharpness, then the name.
+    Of all that have much the same detail, the longest count; of them sound decides, then detail, then the name.
     """
     most = max(one.detail for one in group)
     rich = [one for one in group if one.detail >= SAME_DETAIL * most]
     longest = max(one.duration_s for one in rich)
     whole = [one for one in rich if one.duration_s >= SAME_LENGTH * longest]
-    return min(whole, key=lambda one: (not one.has_sound, one.pixels, -one.sharpness, -one.duration_s, one.name))
+    return min(whole, key=lambda one: (not one.has_sound, -one.detail, -one.sharpness, -one.duration_s, one.name))
 
 
 def _worse(levels: Sequence[Sequence[int]], merits: Sequence[Merits]) -> Iterator[tuple[int, int, str]]:
@@ -284,14 +280,15 @@ def _worse(levels: Sequence[Sequence[int]], merits: Sequence[Merits]) -> Iterato
 
 def _merit(better: Merits, worse: Merits) -> str:
     """Say in what the better one is better."""
-    if worse.detail < SAME_DETAIL * better.detail:
-        return "larger" if worse.pixels < better.pixels else "more detailed"
-    if worse.duration_s < SAME_LENGTH * better.duration_s:
-        return "longer"
-    if better.has_sound and not worse.has_sound:
-        return "with sound"
-    if better.pixels < worse.pixels:
-        return "as detailed in a smaller frame"
+    if worse.detail >= SAME_DETAIL * better.detail:
+        if worse.duration_s < SAME_LENGTH * better.duration_s:
+            return "longer"
+        if better.has_sound and not worse.has_sound:
+            return "with sound"
+    if better.detail > worse.detail:
+        if better.pixels < worse.pixels:
+            return "as detailed in a smaller frame"
+        return "larger" if better.pixels > worse.pixels else "more detailed"
     if better.sharpness > worse.sharpness:
         return "sharper"
     return "longer" if better.duration_s > worse.duration_s else "as good and comes first"
@@ -385,7 +382,7 @@ def _first_look(shelf: _Shelf, number: int, settings: DuplicateSettings, has_sou
     detail = table["detail"].drop_null().to_numpy()
     pixels, length_s = about.width * about.height, clip["end_s"] - clip["start_s"]
     deviation = math.sqrt(float(np.median(detail)) if len(detail) else sharpness)  # a short clip may have no sample
-    merits = Merits(pixels * deviation, length_s, has_sound, pixels, round(sharpness, 3), clip["id"])
+    merits = Merits(pixels**DETAIL_GROWS * deviation, length_s, has_sound, pixels, round(sharpness, 3), clip["id"])
     digest = b""
     if not is_flat(look.places(np.arange(len(look.time_s))), settings).all():
         frames = [look.hashes, look.cells, table["sharpness"].to_numpy(), np.array([about.width, about.height])]

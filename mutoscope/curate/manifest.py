@@ -24,7 +24,9 @@ from typing import Any
 
 from mutoscope.core.errors import MutoscopeError
 
-FOLDERS = ("entries", "objects", "tmp", "fetched", "vote")  # beside which a stage over the set has a folder of its own
+# beside which a stage over the set has a folder of its own
+# beside which a stage over the set has a folder of its own
+FOLDERS = ("entries", "objects", "tmp", "fetched", "vote", "earlier-shards")
 
 
 @dataclass(frozen=True)

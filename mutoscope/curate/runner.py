@@ -256,6 +256,8 @@ def run_stages(
         again = [f"{o.source.path}: {o.problem}" for o in outcomes if o.stage and o.problem.startswith(HERE)] + later
         may_prune = prune and not again  # what failed now might have used more
         pruned = manifest.prune({key for outcome in outcomes for key in outcome.used}) if may_prune else None
+        if pruned is not None:
+            pruned = replace(pruned, size_bytes=pruned.size_bytes + writing.forget_earlier(out))
     decoding = {stage.name for stage in stages if "pixels" in stage.reads}
     return Summary(
         inputs=len(outcomes),

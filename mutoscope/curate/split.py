@@ -2,10 +2,10 @@
 
     table ── transitions ──> [Transition] ── spans ──> [Span]: shots with trimmed ends, not too short nor too long
 
-No pixels are read. A frame is its `cells`, a picture of 8 x 8 (and colour, 4 x 4): a *place* in a space of 96
-dimensions. A shot wanders about in it, and a transition is a way from one shot's place to another's:
+No pixels are read. A frame is a *place* (see `track`). A shot wanders about, and a transition is a way from one shot's
+place to another's:
 
-* a cut jumps, and does not come back; a flash does come back;
+* a cut jumps, and does not come back (see `cuts`);
 * a dissolve goes straight and steadily, all cells together, and its sharpness sags in the middle;
 * a fade does the same, to a flat frame and from it;
 * a wipe goes cell by cell: each one jumps, at its own moment.
@@ -15,34 +15,26 @@ Diffusion, Blattmann et al. 2023, appendix C), from 4 frames a second down to on
 """
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float
 
 from mutoscope.core.errors import RequestError
+from mutoscope.curate import cuts
+from mutoscope.curate.cuts import BLACK, QUIET_LEVELS
+from mutoscope.curate.track import LUMA_CELLS, Places, Series, Stretch, Track, distance
 
 Kind = Literal["cut", "fade", "dissolve", "wipe"]
-Places = Float32[np.ndarray, "n cells"]
-Series = Float[np.ndarray, " n"]
 
-VERSION = 2
-NEEDED = ["time_s", "content", "edge", "hash_distance", "histogram_distance", "luma_mean", "luma_std", "sharpness"]
-LUMA_CELLS = 64
-CHROMA_WEIGHT = 2.0  # differences of colour are small in number and large to the eye
-BLACK, NEARLY_BLACK, WHITE, NEARLY_WHITE = 19, 28, 231, 222  # levels of cells; black is 16, white 235
-QUIET_LEVELS = 0.3  # change from frame to frame that noise alone makes
+VERSION = 3
+NEARLY_BLACK, WHITE, NEARLY_WHITE = 28, 231, 222  # levels of cells; black is 16, white 235
 SHORTEST_WIPE_S = 0.25
 WIPE_S = 2.5  # the longest wipe to either side of its middle, in seconds
 SLOPE_S = 4.0  # the longest half of a fade, in seconds
-ODD_FRAMES = 3  # blank or foreign frames that one cut may go through
-FLASH_LEVELS = 4.0  # by which a picture may differ after a flash, whatever it looks like
-LIGHT_LEFT, LIGHT_TURNED = 0.4, 0.25  # of a change of light: what a gain and an offset leave, and bits of phash
-STAYS_LEVELS, STAYS_SHARE = 0.9, 0.3  # of cells behind text; their levels are whole numbers
-ALONE = 8.0  # times the changes beside it: so clear a jump needs no edges, which soft pictures have not
 RAMP_FRAMES = 512  # of a way whose ends are looked for, as all pairs of them are tried; of a longer one every so many
 
 
@@ -50,7 +42,7 @@ RAMP_FRAMES = 512  # of a way whose ends are looked for, as all pairs of them ar
 class Transition:
     """Frames [start, end) that belong to no shot.
 
-    A cut has none, and `start` is the first frame of the new shot; but where it goes through one to three blank,
+    A cut has none, and `start` is the first frame of the new shot; but where it goes through one to four blank,
     foreign or blended frames, it covers them.
 
     `score` is how clearly the transition stands out: 1 is just enough.
@@ -76,8 +68,8 @@ class SplitSettings:
     """What counts as a transition, and what as a shot.
 
     Args:
-        cut_change: `content` of a cut in a quiet video; where there is motion, more is asked.
-        cut_evidence: sum of the distances of hash, histogram and edges at a cut.
+        cut_change: `content` of a cut in a quiet video; what changes less than 0.4 of it is not looked at.
+        cut_score: how clearly a jump must lead to another shot; see `cuts`.
         flash_s: seconds within which a flash or a glitch is over.
         rates: frames a second of the cascade for slow transitions.
         gradual_change: levels by which the places of two shots differ, mean over cells.
@@ -88,7 +80,7 @@ class SplitSettings:
     """
 
     cut_change: float = 0.03
-    cut_evidence: float = 0.85
+    cut_score: float = 1.0
     flash_s: float = 0.35
     rates: tuple[float, ...] = (4.0, 2.4, 1.5, 1.0, 0.67, 0.45)
     gradual_change: float = 7.0
@@ -117,18 +109,18 @@ def transitions(table: pa.Table, settings: SplitSettings = SplitSettings()) -> l
     """
     if table.num_rows < 3:
         return []
-    track = _Track.of(table)
-    cuts, flashes = _cuts(track, settings)
+    track = Track.of(table)
+    jumps, flashes = cuts.find(track, settings.cut_change, settings.cut_score, settings.flash_s)
     track = track.without(flashes)
-    marks = sorted({at for cut in cuts for at in (cut.start, cut.end)})
+    marks = sorted({at for jump in jumps for at in jump[:2]})
     found = _fades(track, marks, settings)
-    taken = sorted([*((cut.start, cut.end) for cut in cuts), *((fade.start, fade.end) for fade in found)])
+    taken = sorted([*(jump[:2] for jump in jumps), *((fade.start, fade.end) for fade in found)])
     for (_, start), (end, _) in pairwise([(0, 0), *taken, (track.length, track.length)]):
-        found += [_named(way, settings) for way in _ways(track, start, end, settings)]
+        found += [_named(way, settings) for way in _ways(track, start, end, settings) if not _is_bridge(way, flashes)]
     # an effect may begin or end with a jump, which then is a part of it
-    effects = _inside(track.length, [(each.start - 1, each.end + 1) for each in found])
-    cuts = [cut for cut in cuts if not effects[cut.start : cut.end + 1].any()]
-    return sorted([*found, *cuts], key=lambda each: each.start)
+    effects = cuts.inside(track.length, [(each.start - 1, each.end + 1) for each in found])
+    found += [Transition("cut", *jump) for jump in jumps if not effects[jump[0] : jump[1] + 1].any()]
+    return sorted(found, key=lambda each: each.start)
 
 
 def spans(table: pa.Table, settings: SplitSettings = SplitSettings()) -> list[Span]:
@@ -177,190 +169,6 @@ def spans_between(
     return result
 
 
-# ---- what is looked at -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Track:
-    """The columns that tell transitions, of one video; `fps` is the usual number of frames a second."""
-
-    fps: float
-    places: Places
-    content: Series
-    evidence: Series
-    turned: Series
-    luma_mean: Series
-    luma_std: Series
-    sharpness: Series
-    phash: np.ndarray
-
-    @classmethod
-    def of(cls, table: pa.Table) -> "_Track":
-        columns = {name: table[name].to_numpy() for name in NEEDED}
-        cells = table["cells"].combine_chunks()
-        places = cells.flatten().to_numpy().reshape(len(cells), -1).astype(np.float32)
-        places[:, LUMA_CELLS:] *= CHROMA_WEIGHT
-        step_s = float(np.median(np.diff(columns["time_s"])))
-        evidence = columns["hash_distance"] + columns["histogram_distance"] + columns["edge"]
-        return cls(
-            1 / max(step_s, 1e-3),
-            places,
-            columns["content"],
-            evidence,
-            columns["hash_distance"],
-            columns["luma_mean"],
-            columns["luma_std"],
-            columns["sharpness"],
-            table["phash"].to_numpy(),
-        )
-
-    @property
-    def length(self) -> int:
-        return len(self.content)
-
-    def frames(self, seconds: float) -> int:
-        """Return seconds as a number of frames, at least one."""
-        return max(1, round(seconds * self.fps))
-
-    def without(self, flashes: list[tuple[int, int]]) -> "_Track":
-        """Bridge flashes by what lies before and after them."""
-        places, series = self.places.copy(), [self.luma_mean.copy(), self.luma_std.copy(), self.sharpness.copy()]
-        for start, end in flashes:
-            share = np.arange(1, end - start + 1, dtype=np.float32) / (end - start + 1)
-            for each in (places, *series):
-                weight = share[:, None] if each.ndim == 2 else share
-                each[start:end] = each[start - 1] + weight * (each[end] - each[start - 1])
-        return replace(self, places=places, luma_mean=series[0], luma_std=series[1], sharpness=series[2])
-
-
-def _distance(a: Float32[np.ndarray, "_ cells"], b: Float32[np.ndarray, "_ cells"]) -> Float32[np.ndarray, " _"]:
-    """Return levels between places, one by one or all from one."""
-    return np.abs(a - b).mean(axis=-1)
-
-
-# ---- sudden ----------------------------------------------------------------------------------------------------------
-
-
-def _cuts(track: _Track, settings: SplitSettings) -> tuple[list[Transition], list[tuple[int, int]]]:
-    """Find the jumps that do not come back, and the flashes: spans of frames [start, end) that do."""
-    usual = _usual(track.content)
-    strength = track.content / (settings.cut_change + 2.5 * usual)
-    sudden = np.flatnonzero(strength >= 0.8)
-    flashes: list[tuple[int, int]] = []
-    for start in sudden:
-        if start == 0 or (flashes and start <= flashes[-1][1]):
-            continue
-        end = _return(track, int(start), track.frames(settings.flash_s))
-        if end is not None:
-            flashes.append((int(start), end))
-    in_flash = _inside(track.length, flashes)
-    calm = np.where(in_flash, 0, track.content)  # the jumps of a flash are not to hide a cut beside it
-    found: list[Transition] = []
-    for frame in sudden.tolist():
-        if frame == 0 or in_flash[frame] or strength[frame] < 1 or not _is_another(track, calm, frame, settings):
-            continue
-        score = float(min(strength[frame], max(1.0, track.evidence[frame] / settings.cut_evidence)))
-        if found and frame - found[-1].end <= ODD_FRAMES:  # one cut, seen through odd frames
-            found[-1] = Transition("cut", found[-1].start, frame, max(score, found[-1].score))
-            continue
-        found.append(Transition("cut", frame, frame, score))
-    return found, flashes
-
-
-def _is_another(track: _Track, calm: Series, frame: int, settings: SplitSettings) -> bool:
-    """Say whether a jump leads to another picture, and is none of motion, text or light."""
-    before, after = track.places[frame - 1], track.places[frame]
-    if not (_stands_out(calm, frame, 1.6) and _is_everywhere(after - before)) or _keeps_its_ground(before, after):
-        return False
-    if track.turned[frame] <= LIGHT_TURNED and _left_by_light(before, after) < LIGHT_LEFT:
-        return False
-    if track.evidence[frame] >= settings.cut_evidence:
-        return True
-    return bool(track.turned[frame] > LIGHT_TURNED and _stands_out(calm, frame, ALONE))
-
-
-def _keeps_its_ground(before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, " cells"]) -> bool:
-    """Say whether a good part of the picture stays to the level, as behind text that jumps; black bars do not count."""
-    stays = np.abs(after - before)[:LUMA_CELLS].reshape(8, 8) < STAYS_LEVELS
-    is_bar = stays & (after[:LUMA_CELLS].reshape(8, 8) < BLACK)
-    inside = stays[~is_bar.all(axis=1)][:, ~is_bar.all(axis=0)]
-    return bool(inside.size) and float(inside.mean()) >= STAYS_SHARE
-
-
-def _left_by_light(before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, " cells"]) -> float:
-    """Return what share of a change in luma is left when the best gain and offset are taken off."""
-    one, other = before[:LUMA_CELLS], after[:LUMA_CELLS]
-    if one.std() < 1e-3:
-        return 1.0
-    gain, offset = np.polyfit(one, other, 1)
-    return float(np.abs(other - gain * one - offset).sum() / max(float(np.abs(other - one).sum()), 1e-6))
-
-
-def _inside(length: int, spans: list[tuple[int, int]]) -> Bool[np.ndarray, " n"]:
-    """Say of each frame whether it is in one of some spans, both ends included."""
-    inside = np.zeros(length, bool)
-    for start, end in spans:
-        inside[max(start, 0) : end + 1] = True
-    return inside
-
-
-def _stands_out(content: Series, frame: int, times: float) -> bool:
-    """Say whether a change is a peak by itself, so many times the changes beside it.
-
-    The next frames are left out, as a cut may be smeared over two, and the largest of the others too: two or three
-    frames away may be the other end of a few odd frames, which also is a peak.
-    """
-    beside = sorted(content[at] for at in (frame - 3, frame - 2, frame + 2, frame + 3) if 0 < at < len(content))
-    return bool(content[frame] >= times * max(beside[:-1], default=0.0))
-
-
-def _is_everywhere(change: Float32[np.ndarray, " cells"]) -> bool:
-    """Say whether a good part of the picture changes, not a line of text alone."""
-    size = np.abs(change[:LUMA_CELLS])
-    return float((size > size.mean() / 4).mean()) >= 0.4
-
-
-def _usual(content: Series, reach: int = 8) -> Series:
-    """Return the median change of the frames around each, without itself."""
-    padded = np.pad(content[1:].astype(np.float64), (reach + 1, reach), constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
-    around = np.delete(windows, reach, axis=1)
-    valid = ~np.isnan(around).all(axis=1)
-    usual = np.zeros(len(content))
-    usual[valid] = np.nanmedian(around[valid], axis=1)
-    return usual
-
-
-def _return(track: _Track, start: int, reach: int) -> int | None:
-    """Return the frame at which the picture is back after a jump at `start`, or None."""
-    before = track.places[start - 1]
-    after = track.places[start : start + reach + 1]
-    away = _distance(after, before[None])
-    # by how much the shot itself moves meanwhile is not known; a part of the furthest jump is generous
-    share = away[1:] / np.maximum(np.maximum.accumulate(away)[:-1], 1e-6)
-    turned = np.bitwise_count(track.phash[start + 1 : start + reach + 1] ^ track.phash[start - 1]) / 64
-    like = _likeness(before, after[1:])
-    # beside a white frame any two pictures are near each other, so near alone is not back
-    is_near = (share < 0.15) & ((like > 0.6) | (away[1:] < FLASH_LEVELS))
-    back = np.flatnonzero(is_near | ((share < 0.4) & ((turned < 0.3) | (like > 0.85)))) + 1
-    if not len(back):
-        return None
-    end = int(back[0])
-    while end < len(share) and share[end] < 0.75 * share[end - 1]:  # still on the way back
-        end += 1
-    return start + end
-
-
-def _likeness(
-    before: Float32[np.ndarray, " cells"], after: Float32[np.ndarray, "n cells"]
-) -> Float32[np.ndarray, " n"]:
-    """Return how a picture correlates with others in luma, -1 to 1; 0 where one of the two is flat."""
-    one, other = before[:LUMA_CELLS], after[:, :LUMA_CELLS]
-    one, other = one - one.mean(), other - other.mean(axis=1, keepdims=True)
-    lengths = np.sqrt(np.square(one).sum() * np.square(other).sum(axis=1))
-    return (other @ one) / np.maximum(lengths, 1e-3)
-
-
 # ---- slow ------------------------------------------------------------------------------------------------------------
 
 
@@ -385,12 +193,12 @@ class _Way:
     sag: float
 
 
-def _ways(track: _Track, start: int, end: int, settings: SplitSettings) -> list[_Way]:
+def _ways(track: Track, start: int, end: int, settings: SplitSettings) -> list[_Way]:
     """Find dissolves and wipes between frames [start, end), which hold no cut or fade."""
     places = track.places[start:end]
     if len(places) < 4:
         return []
-    steps = np.concatenate([[0.0], _distance(places[1:], places[:-1])])
+    steps = np.concatenate([[0.0], distance(places[1:], places[:-1])])
     lengths = np.cumsum(steps)
     taken = np.zeros(len(places), bool)  # the steps from frame to frame that belong to a way found
     found: list[_Way] = []
@@ -408,6 +216,11 @@ def _ways(track: _Track, start: int, end: int, settings: SplitSettings) -> list[
             found.append(way)
             taken[own] = True
     return sorted(found, key=lambda each: each.start)
+
+
+def _is_bridge(way: _Way, flashes: list[Stretch]) -> bool:
+    """Say whether a way goes mostly over frames that were bridged, which is straight and steady by itself."""
+    return 2 * sum(max(0, min(end, way.end) - max(start, way.start)) for start, end in flashes) >= way.end - way.start
 
 
 def _named(way: _Way, settings: SplitSettings) -> Transition:
@@ -436,14 +249,14 @@ def _is_clear(way: _Way, settings: SplitSettings) -> bool:
     return is_long and way.change >= settings.gradual_change and way.straightness >= settings.straightness
 
 
-def _candidates(track: _Track, places: Places, settings: SplitSettings) -> list[tuple[float, int, int]]:
+def _candidates(track: Track, places: Places, settings: SplitSettings) -> list[tuple[float, int, int]]:
     """Return where the change over some lag is above that just before and after: change, frame, lag; best first."""
     count, result = len(places), []
     for rate in settings.rates:
         lag = min(track.frames(1 / rate), count - 1)
-        change = _distance(places[lag:], places[:-lag])  # from frame t to frame t + lag
-        before = _distance(places[: len(change)], places[np.maximum(np.arange(len(change)) - lag, 0)])
-        after = _distance(places[lag:], places[np.minimum(np.arange(len(change)) + 2 * lag, count - 1)])
+        change = distance(places[lag:], places[:-lag])  # from frame t to frame t + lag
+        before = distance(places[: len(change)], places[np.maximum(np.arange(len(change)) - lag, 0)])
+        after = distance(places[lag:], places[np.minimum(np.arange(len(change)) + 2 * lag, count - 1)])
         excess = change - np.maximum(before, after)
         reach = max(1, lag // 3)
         padded = np.pad(excess, reach, constant_values=-np.inf)
@@ -518,7 +331,7 @@ def _settled(steps: Series, a: int, b: int, reach: int) -> tuple[int, int]:
     return a, b
 
 
-def _way(track: _Track, places: Places, steps: Series, offset: int, a: int, b: int) -> _Way:
+def _way(track: Track, places: Places, steps: Series, offset: int, a: int, b: int) -> _Way:
     """Describe the way between two frames of `places`, which begin at frame `offset`."""
     whole, span = places[b] - places[a], b - a
     change = float(np.abs(whole).mean())
@@ -545,7 +358,7 @@ def _way(track: _Track, places: Places, steps: Series, offset: int, a: int, b: i
 # ---- through black or white ------------------------------------------------------------------------------------------
 
 
-def _fades(track: _Track, cuts: list[int], settings: SplitSettings) -> list[Transition]:
+def _fades(track: Track, marks: list[int], settings: SplitSettings) -> list[Transition]:
     """Find fades: stretches of blank frames with a steady way to them, from them, or both."""
     blank = np.concatenate([[False], _is_blank(track.places), [False]])
     starts, ends = np.flatnonzero(blank[1:] & ~blank[:-1]), np.flatnonzero(~blank[1:] & blank[:-1])
@@ -553,9 +366,9 @@ def _fades(track: _Track, cuts: list[int], settings: SplitSettings) -> list[Tran
     for begin, stop in zip(starts.tolist(), ends.tolist(), strict=True):
         if found and begin < found[-1].end:
             continue
-        below, above = bisect_right(cuts, begin), bisect_left(cuts, stop)
-        low = max([found[-1].end if found else 0, *cuts[max(below - 1, 0) : below]])
-        high = min([track.length, *cuts[above : above + 1]])
+        below, above = bisect_right(marks, begin), bisect_left(marks, stop)
+        low = max([found[-1].end if found else 0, *marks[max(below - 1, 0) : below]])
+        high = min([track.length, *marks[above : above + 1]])
         light = track.luma_mean[begin:stop]
         depth = begin + int(np.argmin(np.minimum(np.abs(light), np.abs(1 - light))))
         first = _slope(track, depth, low, settings) if depth > low else None
@@ -577,7 +390,7 @@ def _is_blank(places: Places) -> Bool[np.ndarray, " n"]:
     return is_black | is_white
 
 
-def _slope(track: _Track, depth: int, limit: int, settings: SplitSettings) -> int | None:
+def _slope(track: Track, depth: int, limit: int, settings: SplitSettings) -> int | None:
     """Return the frame at which the steady way between a blank frame and a picture, up to `limit`, meets the picture.
 
     Args:

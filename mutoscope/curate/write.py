@@ -5,6 +5,7 @@
 
 The new shards grow in a folder of their own, named by what will be in it, and take the place of the old ones when all
 are whole. A clip that the old ones hold, cut in the same way, is copied, so that dropping some clips decodes nothing.
+The old ones stay beside the work, so that going back to the settings before encodes nothing either.
 """
 
 import hashlib
@@ -38,6 +39,7 @@ Score = float | str | list[str]  # list[str]: tags
 VERSION = 2
 SUFFIXES = {"jpeg": ".jpg", "mpo": ".jpg", "png": ".png", "webp": ".webp"}  # copied as they are
 PIECE_FRAMES, PIECE_CLIPS = 240, 32  # after which a piece is long enough; small, so that all processes end together
+OLD, EARLIER = ".old-shards", "work/earlier-shards"  # of the settings before: on their way, and kept
 FRAME_S = 0.2  # seconds that encoding a frame may take at most
 
 
@@ -54,6 +56,7 @@ class Write:
         tone_maps: bring HDR to BT.709; without it, bright parts look flat and colours pale in what is written.
         copies: where a clip begins on a key frame and keeps its size, copy its packets instead of encoding them again;
             see `remux`. Few clips do, unless their ends are not trimmed: ``Split(SplitSettings(trim_s=0))``.
+        keeps_earlier: keep the shards of the settings before, which takes their size once more.
     """
 
     shard_clips: int = 256
@@ -63,10 +66,12 @@ class Write:
     deinterlaces: bool = False
     tone_maps: bool = False
     copies: bool = False
+    keeps_earlier: bool = True
 
     def digest(self) -> str:
         """Return what tells apart ways of encoding a clip."""
-        fields = {name: value for name, value in config.to_json(self).items() if name != "shard_clips"}
+        changes_nothing = ("shard_clips", "keeps_earlier")  # of a clip
+        fields = {name: value for name, value in config.to_json(self).items() if name not in changes_nothing}
         return hashlib.sha256(json.dumps([VERSION, fields], sort_keys=True).encode()).hexdigest()
 
     def size(self, source: Source) -> tuple[int, int]:
@@ -200,12 +205,27 @@ class Shards:
         """Return where they grow."""
         return self.out / f".building-{self.plan[:16]}"
 
+    @property
+    def earlier(self) -> Path:
+        """Return where those of the settings before are."""
+        return self.out / EARLIER
+
     def are_there(self) -> bool:
-        """Say whether exactly these shards are in place."""
-        _recover(self.out)
-        with suppress(MutoscopeError):
-            return tars.Tars(self.final).metadata.get("plan") == self.plan
-        return False
+        """Say whether exactly these shards are in place; those of the settings before are put there."""
+        _recover(self.out, self.settings.keeps_earlier)
+        if _plan_of(self.final) == self.plan:
+            return True
+        if _plan_of(self.earlier) != self.plan:
+            return False
+        self._replace(self.earlier)
+        return True
+
+    def _replace(self, shards: Path) -> None:
+        """Put other shards in the place of those that are there."""
+        if self.final.exists():
+            os.replace(self.final, self.out / OLD)
+        os.replace(shards, self.final)
+        _recover(self.out, self.settings.keeps_earlier)
 
     def left(self, task: ShardTask) -> list[Piece]:
         """Return the pieces of a shard that must be there before it can be joined; none where it is."""
@@ -243,7 +263,7 @@ class Shards:
         return self.building / f"{piece.name}.json"
 
     def _fill(self, writer: tars.Writer, task: Piece) -> tuple[Failed, ...]:
-        old = _OldSamples(self.final, self.settings)
+        olds = [_OldSamples(folder, self.settings) for folder in (self.final, self.earlier)]
         there, failed = {row.id for row in writer.rows}, []
         last = max((number for number, kept in enumerate(task.clips) if kept.clip.id in there), default=-1)
         cutter = _Cutter(self.settings, Shelf(self.fetched), self.keep_fetched)
@@ -251,7 +271,8 @@ class Shards:
             if kept.clip.id in there:
                 continue
             try:
-                sample = old.get(kept) or cutter.cut(kept)
+                copies = (copy for old in olds if (copy := old.get(kept)) is not None)
+                sample = next(copies, None) or cutter.cut(kept)
             except (MediaError, RequestError) as error:
                 if tells_of_machine(error):
                     raise
@@ -274,10 +295,7 @@ class Shards:
             for half in self.building.glob(pattern):
                 half.unlink()
         tars.write_index(self.building, rows, metadata)
-        if self.final.exists():
-            os.replace(self.final, self.out / ".old-shards")
-        os.replace(self.building, self.final)
-        _recover(self.out)
+        self._replace(self.building)
 
     def failed(self) -> list[Failed]:
         """Return the clips that could not be written into the shards that are in place."""
@@ -295,18 +313,36 @@ def _tell(path: Path, outcome: Outcome) -> None:
         temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 
-def _recover(out: Path) -> None:
-    """Bring the old shards back where a kill came between the two renames of `finish`, and remove what is of no use."""
-    old, final = out / ".old-shards", out / "shards"
+def _plan_of(folder: Path) -> str | None:
+    with suppress(MutoscopeError):
+        return tars.Tars(folder).metadata.get("plan")
+    return None
+
+
+def _recover(out: Path, keeps_earlier: bool) -> None:
+    """Bring the old shards back where a kill came between two renames, and remove what is of no use."""
+    old, final, earlier = out / OLD, out / "shards", out / EARLIER
     if old.exists() and not final.exists():
         os.replace(old, final)
+    if old.exists():
+        shutil.rmtree(earlier, ignore_errors=True)
+        if keeps_earlier:
+            earlier.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(old, earlier)
     shutil.rmtree(old, ignore_errors=True)
     for told in final.glob("*.json"):
         told.unlink()
 
 
+def forget_earlier(out: Path) -> int:
+    """Remove the shards of the settings before from the folder of a data set; return how many bytes they took."""
+    size_bytes = sum(path.stat().st_size for path in (out / EARLIER).rglob("*") if path.is_file())
+    shutil.rmtree(out / EARLIER, ignore_errors=True)
+    return size_bytes
+
+
 class _OldSamples:
-    """The clips of the shards that are in place, where they were encoded in the same way."""
+    """The clips of shards that are there, where they were encoded in the same way."""
 
     def __init__(self, folder: Path, settings: Write) -> None:
         self._tars, self._places = None, {}

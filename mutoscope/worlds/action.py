@@ -105,7 +105,7 @@ class Action:
             picture = frame.astype(np.float32)
             if shot.look == "soft":
                 picture = _soft(picture)
-            if shot.whip[0] <= at < shot.whip[1]:
+            if shot.whip[1] and at >= shot.whip[0]:
                 picture = _whipped(picture, at - shot.whip[0], shot.whip[1] - shot.whip[0])
             top, left = ((np.clip(sway[number], -1, 1) + 1) / 2 * (high - self.height, wide - self.width)).astype(int)
             picture = picture[top : top + self.height, left : left + self.width]
@@ -183,9 +183,9 @@ def _soft(picture: Pixels) -> Pixels:
 
 
 def _whipped(picture: Pixels, number: int, count: int) -> Pixels:
-    """Turn the camera: the picture moves by up to a third of its width a frame, smeared over that way."""
+    """Turn the camera, and leave it turned: by up to a third of the width a frame, smeared over that way."""
     speed = np.sin(np.pi * (np.arange(count) + 0.5) / count) * picture.shape[1] / 3
-    shift, smear = float(speed[:number].sum()), max(1, int(speed[number]))
+    shift, smear = float(speed[:number].sum()), max(1, int(speed[number])) if number < count else 1
     turned = np.roll(np.concatenate([picture, picture[:, ::-1]], axis=1), -int(shift), axis=1)
     sums = np.cumsum(np.concatenate([turned, turned[:, :smear]], axis=1), axis=1)
     return ((sums[:, smear:] - sums[:, :-smear]) / smear)[:, : picture.shape[1]]

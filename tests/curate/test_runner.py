@@ -219,8 +219,9 @@ def test_pruning_removes_what_this_run_did_not_use_and_nothing_that_it_did(tmp_p
         return {path: path.stat().st_size for path in (out / "work/objects").rglob("*.parquet")}
 
     go(4, False)
-    before = objects()
-    summary, freed = go(5, True), sum(size for path, size in before.items() if not path.exists())
+    before, shards = objects(), sum(path.stat().st_size for path in (out / "shards").iterdir())
+    summary, freed = go(5, True), sum(size for path, size in before.items() if not path.exists()) + shards
+    assert not (out / "work/earlier-shards").exists()
     assert summary.pruned == Pruned(4, freed) and freed > 0, "the pieces of four videos and pictures"
     wanted = contents(out)
     again = go(5, True)
@@ -228,6 +229,28 @@ def test_pruning_removes_what_this_run_did_not_use_and_nothing_that_it_did(tmp_p
     assert list((out / "work/ranks").iterdir()), "what a stage over the set keeps is dear"
     go(4, False)
     assert len(log.read_text().split()) == 4, "tables of frames stay"
+
+
+def test_going_back_to_the_settings_before_encodes_nothing(
+    tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, stages = tmp_path / "set", (Levels(str(tmp_path / "log")), Pieces(4))
+    good = replace(RECIPE, write=replace(RECIPE.write, quality="good"))
+
+    def go(recipe: Curation, *more: Thresholds) -> dict[str, str]:
+        run_stages(recipe, (*stages, *more), [str(raw)], out, workers=0)
+        return {row.id: row.sha256 for row in Tars(out).rows}
+
+    first, second = go(RECIPE), go(good)
+    assert first.keys() == second.keys() and first != second
+
+    def cut(*_: object) -> None:
+        raise AssertionError("a clip was cut again")
+
+    monkeypatch.setattr(write._Cutter, "cut", cut)
+    assert [go(RECIPE), go(good), go(RECIPE)] == [first, second, first]
+    some = go(good, Thresholds((Threshold("num_frames", at_least=4),), name="whole"))
+    assert some.items() < second.items(), "they are in the shards before"
 
 
 def test_a_lost_or_damaged_shard_is_made_again(tmp_path: Path, raw: Path) -> None:
